@@ -1,0 +1,58 @@
+"""One Lap: from a folder of private notes to a small local classifier.
+
+One module a subject, in the order in which a lap uses them:
+
+    parameters   the notebooks' parameters cells as a schema; reading and checking values
+    runner       the five notebooks through papermill
+    runs         the run folder and its record, run.json
+    notes        reading labelled notes
+    split        train, validation and test, with every source on one side
+    baselines    the arms that need no language model
+    prompts      a note as the model sees it; what is cut when it is too long
+    precision    which number format goes where on this device
+    models       loading the base in 4 bits, adapters
+    scoring      the probability of every kind, in one forward pass
+    training     QLoRA through TRL
+    evaluation   metrics with intervals, arms compared in pairs, the verdict
+    figures      every figure of the notebooks
+    cli          the `onelap` command
+"""
+
+import os
+from pathlib import Path
+
+# Set before any Hugging Face library is imported: nothing is looked up, nothing is reported.
+# `onelap fetch` alone goes online, and asks for it itself.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+PROJECT = Path(__file__).resolve().parents[2]
+"""The folder that holds notebooks/, params/, data/ and outputs/."""
+
+
+class UserError(Exception):
+    """Something that the user must change; the message says what was expected, found, and the fix.
+
+    The command line prints the message as one line and exits with status 2, also when a
+    notebook raised it.
+    """
+
+
+class NotebookFailed(Exception):
+    """A notebook did not reach its end; the message names the cell and what to do."""
+
+
+def find_path(name: str | Path) -> Path:
+    """Resolve a path from a parameter: `~`, then the working directory, then the project.
+
+    The notebooks run from the project, from `notebooks/` (JupyterLab) or from anywhere
+    (papermill), and their default parameters must mean the same files each time. A path that
+    is still to be made goes where its parent folder is found.
+    """
+    path = Path(name).expanduser()
+    candidates = [path.absolute(), PROJECT / path]
+    for wanted in candidates, [candidate.parent for candidate in candidates]:
+        for candidate, found in zip(candidates, wanted, strict=True):
+            if found.exists():
+                return candidate
+    return candidates[0]

@@ -1,0 +1,128 @@
+"""The `onelap` command. Exit status: 0 done, 2 the user must change something, 1 anything else."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from onelap import PROJECT, NotebookFailed, UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8")  # a Windows console defaults to a code page without → and ü
+    traceback = False
+    try:
+        options = _parser().parse_args(arguments)
+        traceback = options.traceback
+        options.command(options)
+    except UserError as error:
+        return _complain(error, 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was finished is kept in the run folder", 1)
+    except Exception as error:
+        if traceback:
+            raise
+        return _complain(f"{_told(error)} (--traceback shows where)", 1)
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """`onelap run`: the five notebooks."""
+    from onelap.parameters import read_parameters
+    from onelap.runner import check_inputs, run_lap
+    from onelap.runs import Run, read_json
+
+    parameters = read_parameters(options.params, options.parameter)
+    check_inputs(parameters)
+    lap = Run.create(options.params, parameters, options.run)
+    print(f"run folder: {lap.path}", flush=True)
+    run_lap(lap, parameters)
+    print(lap.path)
+    print(read_json(lap.comparison_path)["sentence"])
+
+
+def runs(options: argparse.Namespace) -> None:
+    """`onelap runs`: a table of all runs, newest first."""
+    from onelap.runs import list_runs
+
+    table = list_runs(options.outputs)
+    if table.empty:
+        raise UserError(f"no runs in {options.outputs} yet; `onelap run params/embedded.yaml` makes one")
+    for row in table.itertuples():
+        seconds = "" if pd.isna(row.seconds) else f"{row.seconds:.0f} s"
+        print(f"{row.run}  {row.status}  {row.params}  {seconds}\n    arms: {row.arms or 'none'}")
+        if row.result:
+            print(f"    {row.result}")
+
+
+def fetch(options: argparse.Namespace) -> None:
+    """`onelap fetch`: download the base model that a parameter file names."""
+    os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub reads it
+    from onelap import find_path
+    from onelap.models import fetch_base
+    from onelap.parameters import read_parameters
+
+    name = str(read_parameters(options.params, options.parameter)["base_model"])
+    if find_path(name).exists():
+        print(f"{name} is a folder on this machine; there is nothing to download")
+    else:
+        print(fetch_base(name))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="onelap",
+        description="From a folder of notes to a small local classifier, in five notebooks. Nothing is uploaded.",
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an unexpected error came from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(function, summary: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(function.__name__, help=summary, description=summary, epilog=f"example: {example}")
+        command.set_defaults(command=function)
+        return command
+
+    def add_parameters(command: argparse.ArgumentParser) -> None:
+        command.add_argument("params", type=Path, metavar="PARAMS.yaml", help="a parameter file, see params/")
+        command.add_argument(
+            "-p",
+            dest="parameter",
+            action="append",
+            default=[],
+            metavar="name=value",
+            help="set one parameter; may be repeated",
+        )
+
+    command = add(run, "run the five notebooks", "onelap run params/one_lap.yaml -p notes_path=~/vault")
+    add_parameters(command)
+    command.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: a new one below outputs/)")
+
+    command = add(runs, "list all runs, newest first", "onelap runs")
+    command.add_argument("--outputs", type=Path, default=PROJECT / "outputs", metavar="DIR", help="where the runs are")
+
+    command = add(fetch, "download the base model; the only command that goes online", "onelap fetch params/one_lap.yaml")
+    add_parameters(command)
+    return parser
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, NotebookFailed) else f"{type(error).__name__}: {error}"
+
+
+def _complain(message: object, status: int) -> int:
+    """Print one line on standard error, whatever line breaks the message has."""
+    print(f"onelap: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

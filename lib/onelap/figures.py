@@ -1,0 +1,154 @@
+"""Every figure of the notebooks. Each function draws one; the notebook shows it at the cell's end."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import confusion_matrix
+
+# Okabe & Ito's colours, told apart by colour-blind readers; their greys differ too.
+BLUE, ORANGE, GREY, GREEN = "#0072B2", "#E69F00", "#8C8C8C", "#009E73"
+WIDTH = 9.0  # inches: 900 pixels at 100 dpi
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 100,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "font.size": 10,
+        "legend.frameon": False,
+    }
+)
+
+
+def kinds_by_part(notes: pd.DataFrame) -> None:
+    """How many notes of each kind are in train, validation and test."""
+    counts = notes.groupby(["kind", "part"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=["train", "validation", "test"]).loc[counts.sum(axis=1).sort_values().index]
+    axes = counts.plot.barh(stacked=True, color=[BLUE, GREY, ORANGE], figsize=(WIDTH, 0.5 * len(counts) + 1.2), width=0.7)
+    for row, (_, values) in enumerate(counts.iterrows()):
+        axes.text(values.sum(), row, f"  {' + '.join(str(value) for value in values)}", va="center")
+    axes.set(title="Notes by kind: train + validation + test", xlabel="notes", ylabel="")
+    axes.set_xlim(right=counts.sum(axis=1).max() * 1.2)
+    axes.legend(loc="lower right", title=None)
+
+
+def token_lengths(lengths: pd.Series, budget: int) -> None:
+    """Histogram of note lengths in tokens, with the number that fits."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    longest = max(int(lengths.max()), budget)
+    axes.hist(lengths, bins=np.linspace(0, longest * 1.02, 50), color=BLUE)
+    axes.axvline(budget, color=ORANGE, linewidth=2)
+    cut = int((lengths > budget).sum())
+    axes.annotate(
+        f"{budget} tokens fit; {cut} of {len(lengths)} notes are longer",
+        (budget, 0.92), xycoords=("data", "axes fraction"),
+        xytext=(8 if budget < longest * 0.6 else -8, 0), textcoords="offset points",
+        ha="left" if budget < longest * 0.6 else "right",
+    )  # fmt: skip
+    axes.set(title="Length of the notes in the base model's tokens", xlabel="tokens a note", ylabel="notes")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> None:
+    """One matrix an arm, side by side on one scale: share of each true kind, with counts."""
+    cells = max(2.6, 0.55 * len(kinds) + 0.6)
+    columns = min(len(arms), 3)
+    rows = -(-len(arms) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(WIDTH, rows * min(cells + 0.7, WIDTH / columns + 0.5)), sharey=True, squeeze=False
+    )
+    for axes, (arm, predictions) in zip(grid.flat, arms.items(), strict=False):
+        counts = confusion_matrix(predictions["kind"], predictions["predicted"], labels=kinds)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+        for (row, column), count in np.ndenumerate(counts):
+            shade = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, count, ha="center", va="center", color=shade)
+        axes.set_xticks(range(len(kinds)), kinds, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(kinds)), kinds)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(title=arm, xlabel="predicted")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("true kind")
+
+
+def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> None:
+    """Recall of every kind for each arm, with 95 % intervals."""
+    colours = dict(zip(metrics, [GREY, BLUE, ORANGE, GREEN], strict=False))
+    height = 0.8 / len(metrics)
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.75 * len(kinds) + 1.3))
+    for offset, (arm, measured) in enumerate(metrics.items()):
+        for row, kind in enumerate(kinds):
+            recall = measured["recall"][kind]
+            if recall["value"] is None:
+                continue
+            y = row + (offset - (len(metrics) - 1) / 2) * height
+            axes.plot([recall["low"], recall["high"]], [y, y], color=colours[arm], linewidth=2, alpha=0.45)
+            axes.plot(recall["value"], y, "o", color=colours[arm], label=arm if row == 0 else None)
+    first = next(iter(metrics.values()))["recall"]
+    axes.set_yticks(range(len(kinds)), [f"{kind} (n={first[kind]['n']})" for kind in kinds])
+    axes.invert_yaxis()
+    axes.set_xlim(-0.02, 1.02)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="x", alpha=0.3)
+    axes.set(title="Recall by kind, with 95 % intervals", xlabel="share of the test notes of that kind that were found")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def recall_change(before: dict, after: dict, kinds: list[str]) -> None:
+    """Recall of every kind before and after, joined by an arrow."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(kinds) + 1.4))
+    for row, kind in enumerate(kinds):
+        old, new = before["recall"][kind], after["recall"][kind]
+        if old["value"] is None:
+            continue
+        axes.plot([new["low"], new["high"]], [row, row], color=BLUE, linewidth=7, alpha=0.2)
+        arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 1.5, "shrinkA": 5, "shrinkB": 5}
+        axes.annotate("", (new["value"], row), (old["value"], row), arrowprops=arrow)
+        axes.plot(old["value"], row, "o", markerfacecolor="white", color=GREY, label="base" if row == 0 else None)
+        axes.plot(new["value"], row, "o", color=BLUE, label="qlora, with 95 % interval" if row == 0 else None)
+    axes.set_yticks(range(len(kinds)), [f"{kind} (n={after['recall'][kind]['n']})" for kind in kinds])
+    axes.invert_yaxis()
+    axes.set_xlim(-0.03, 1.03)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="x", alpha=0.3)
+    axes.set(title="Recall by kind, before and after", xlabel="share of the test notes of that kind that were found")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def training_curves(log: pd.DataFrame, best_step: int) -> None:
+    """Training and validation loss, and the learning rate, over optimizer steps."""
+    figure, (losses, rates) = plt.subplots(2, 1, figsize=(WIDTH, 4.6), sharex=True, height_ratios=[3, 1])
+    steps = log.dropna(subset=["loss"])
+    losses.plot(steps["step"], steps["loss"], color=BLUE, alpha=0.25, linewidth=1)
+    smooth = steps["loss"].rolling(max(1, len(steps) // 20), center=True, min_periods=1).mean()
+    losses.plot(steps["step"], smooth, color=BLUE, label="training, running mean")
+    passes = log.dropna(subset=["validation_loss"])
+    losses.plot(passes["step"], passes["validation_loss"], "o-", color=ORANGE, label="validation")
+    losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}")
+    losses.set(title="Loss on the label's tokens", ylabel="nats a token")
+    losses.set_ylim(bottom=0)
+    losses.legend()
+    rates.plot(steps["step"], steps["learning_rate"], color=GREEN)
+    rates.set(title="Learning rate", xlabel="optimizer step")
+    rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def step_seconds(log: pd.DataFrame) -> None:
+    """Seconds of each optimizer step and the peak of memory so far."""
+    steps = log.dropna(subset=["loss"])
+    figure, (seconds, memory) = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
+    seconds.plot(steps["step"], steps["step_seconds"], ".", color=BLUE, markersize=3)
+    seconds.axhline(steps["step_seconds"].median(), color=ORANGE)
+    seconds.set(title="Seconds a step, and their median", xlabel="optimizer step", ylabel="seconds")
+    memory.plot(steps["step"], steps["memory_gb"], color=BLUE)
+    memory.set(title="Peak memory so far", xlabel="optimizer step", ylabel="GB (10⁹ bytes)")
+    for axes in (seconds, memory):
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))

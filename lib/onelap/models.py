@@ -1,0 +1,110 @@
+"""The base model: finding it, loading it in 4 bits, putting an adapter on it.
+
+A base is a local Hugging Face folder or the name of a model that `onelap fetch` has
+downloaded; both are loaded in the same way, and nothing is looked up on the network.
+"""
+
+from pathlib import Path
+
+from onelap import UserError, find_path
+
+WEIGHTS = "*.safetensors"
+
+
+def locate_base(name: str) -> Path:
+    """The folder of a base model. Raises UserError where it is no model or not downloaded."""
+    path = find_path(name)
+    if path.exists():
+        missing = [pattern for pattern in ("config.json", "tokenizer*", WEIGHTS) if not any(path.glob(pattern))]
+        if missing:
+            raise UserError(
+                f"base_model {path}: expected a Hugging Face model folder, found no {' and no '.join(missing)}"
+            )
+        return path
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"base_model {name}: no such folder, and no model name like Qwen/Qwen2.5-3B-Instruct")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"base_model {name}: neither a folder nor downloaded; `onelap fetch PARAMS.yaml` downloads it"
+        ) from None
+
+
+def fetch_base(name: str) -> Path:
+    """Download weights, configuration and tokenizer from the model hub.
+
+    Raises UserError where the hub does not answer or refuses (no network, unknown name, a
+    licence that must be accepted first).
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, "*.json", "*.txt", "*.jinja", "*.model"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"base_model {name}: not downloaded: {reason}") from None
+
+
+def load_tokenizer(base: Path):
+    """The base's tokenizer, padded on the left for scoring."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(base: Path, precision):
+    """The frozen base with NF4 weights and double quantization, in eval mode.
+
+    `precision` is a `Precision`. `prepare_model_for_kbit_training` is not used: it would turn
+    embeddings and head into float32 copies, 0.6 GB on a 3B model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision.compute,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        base,
+        quantization_config=quantization,
+        dtype=precision.compute,
+        device_map={"": precision.device},
+        # Qwen2-family models can overflow in float16 with eager attention.
+        attn_implementation="sdpa",
+        local_files_only=True,
+    )
+    _keep_trainable_on_cpu(model)
+    return model.requires_grad_(False).eval()
+
+
+def load_adapter(model, adapter: Path):
+    """Put a saved adapter on a base model; returns the model in eval mode."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter).eval()
+
+
+def _keep_trainable_on_cpu(model) -> None:
+    """Stop bitsandbytes from repacking the weights at the first forward pass in eval mode.
+
+    On CPUs with AVX512-BF16 it does so for a faster kernel that has no backward pass: after one
+    validation pass most LoRA matrices would silently get no gradient.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,131 @@
+"""Parameters: the notebooks' own parameters cells are the schema.
+
+One line a parameter: `name: type = literal  # meaning, unit [low, high]`. The range is
+optional. Papermill's inspection reads the cells, so a second `=` on a line is not allowed
+(papermill would not see that parameter).
+"""
+
+import ast
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from papermill import inspect_notebook
+
+from onelap import PROJECT, UserError
+
+NOTEBOOKS = ["01_data_prep", "02_baseline", "03_train", "04_evaluate", "05_compare"]
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+SET_BY_THE_RUNNER = "run_dir"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell."""
+
+    name: str
+    type: type
+    default: object
+    meaning: str
+    low: float
+    high: float
+
+    def problem_with(self, value: object) -> str | None:
+        """What is wrong with `value`, as one sentence, or None."""
+        fits = isinstance(value, self.type) and (self.type is bool or not isinstance(value, bool))
+        if not fits:
+            hint = ""
+            if self.type is float and isinstance(value, str) and _converted(value, float) is not None:
+                hint = f" (YAML reads {value} as text: write {_converted(value, float):.1e})"
+            found = f"{type(value).__name__} {value!r}"
+            return f"{self.name}: expected {self.type.__name__}, found {found}{hint}"
+        if self.type in (int, float) and not self.low <= value <= self.high:
+            return f"{self.name}: expected {self.low:g} to {self.high:g}, found {value!r}"
+        return None
+
+
+def notebook_path(name: str) -> Path:
+    """The stored notebook, e.g. `03_train`."""
+    return PROJECT / "notebooks" / f"{name}.ipynb"
+
+
+def read_schema(notebooks: list[Path] | None = None) -> dict[str, Parameter]:
+    """Every parameter of the given notebooks (the five of a lap by default), by name."""
+    schema = {}
+    for path in notebooks or [notebook_path(name) for name in NOTEBOOKS]:
+        for name, found in inspect_notebook(str(path)).items():
+            value = ast.literal_eval(found["default"])
+            limits = re.search(r"\[(\S+), (\S+)\]$", found["help"])
+            low, high = (float(limit) for limit in limits.groups()) if limits else (-1e300, 1e300)
+            kind = TYPES[found["inferred_type_name"]]
+            schema[name] = Parameter(name, kind, value, found["help"], low, high)
+    return schema
+
+
+def read_parameters(path: Path, overrides: list[str] = ()) -> dict[str, object]:
+    """All parameters of a lap: defaults, then the file, then `name=value` overrides.
+
+    Raises UserError with every problem at once: unknown names with the nearest known one, wrong
+    types, values out of range, malformed overrides.
+    """
+    schema = read_schema()
+    given, problems = _read_file(path), []
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator:
+            problems.append(f"-p {override}: expected name=value")
+        elif name in schema:
+            value = _converted(text, schema[name].type)
+            given[name] = text if value is None else value
+        else:
+            given[name] = text
+    values = {name: parameter.default for name, parameter in schema.items()}
+    for name, value in given.items():
+        if name == SET_BY_THE_RUNNER:
+            problems.append("run_dir: the run folder is chosen on the command line, with --run DIR")
+        elif name not in schema:
+            problems.append(_unknown(name, list(schema)))
+        else:
+            if schema[name].type is float and type(value) is int:
+                value = float(value)
+            problems.append(schema[name].problem_with(value))
+            values[name] = value
+    problems = [problem for problem in problems if problem]
+    if problems:
+        raise UserError(f"{path}: " + "; ".join(problems))
+    return values
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(f"params/{file.name}" for file in (PROJECT / "params").glob("*.yaml")))
+        raise UserError(f"{path}: no such parameter file; there are {known}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a YAML file in UTF-8, could not read it: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected lines `name: value`, found a {type(content).__name__}")
+    return {str(name): value for name, value in content.items()}
+
+
+def _converted(text: str, kind: type) -> object | None:
+    """The text of a command-line override as a value of that type, or None."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower())
+    try:
+        return kind(text)
+    except ValueError:
+        return None
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+    return f"{name}: unknown parameter; {hint}"

@@ -1,0 +1,299 @@
+"""The run folder: one lap's inputs, results and record.
+
+    params.yaml            every parameter of every notebook, resolved; written first
+    run.json               how things stand; rewritten atomically
+    01_data_prep.ipynb …   executed notebooks
+    dataset/               train.jsonl validation.jsonl test.jsonl manifest.json
+    arms/<arm>/            predictions.jsonl metrics.json
+    training/              log.jsonl, checkpoints
+    adapter/               the best adapter, safetensors
+    comparison.json        arms, pairs, verdict and the sentence that states it
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import yaml
+
+from onelap import PROJECT, UserError, find_path
+
+PARTS = ["train", "validation", "test"]
+RECORDED_PACKAGES = [
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "accelerate",
+    "papermill",
+    "scikit-learn",
+    "pandas",
+    "numpy",
+]
+
+
+def now() -> str:
+    """UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write the whole file or nothing: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        json.dump(content, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict:
+    """Raises UserError where the file is no whole JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a JSON file, could not read it: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def hash_files(*paths: Path) -> str:
+    """SHA-256 over the contents of the files, and of all files in the folders, in the given order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+class Run:
+    """One run folder. Notebooks get theirs with `Run.open(run_dir)`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.record_path = path / "run.json"
+        self.params_path = path / "params.yaml"
+        self.dataset_path = path / "dataset"
+        self.training_path = path / "training"
+        self.adapter_path = path / "adapter"
+        self.comparison_path = path / "comparison.json"
+
+    @classmethod
+    def create(cls, params_file: Path, parameters: dict, folder: Path | None) -> "Run":
+        """Make the folder `<UTC yyyymmdd-hhmmss>_<params name>` (or `folder`), parameters first.
+
+        Raises UserError where `folder` already holds a run or cannot be made.
+        """
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        path = folder or PROJECT / "outputs" / f"{stamp}_{params_file.stem}"
+        run = cls(path.absolute())
+        if run.record_path.exists():
+            raise UserError(f"{path}: already holds a run; name another folder with --run, or remove it")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False)
+            run.params_path.write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise UserError(f"{path}: the run folder cannot be written: {error}") from None
+        run.update(
+            status="running",
+            params=params_file.name,
+            started=now(),
+            process=os.getpid(),
+            notebooks={},
+            git=_git_state(),
+            versions=_versions(),
+            hardware=_hardware(),
+            hashes={},
+            predicted={"seconds": None, "vram_gb": None},
+            actual={"seconds": None, "peak_memory_gb": None},
+        )
+        return run
+
+    @classmethod
+    def open(cls, run_dir: str | Path) -> "Run":
+        """The run folder of a notebook; made if it is not there yet (a notebook run by hand)."""
+        run = cls(find_path(run_dir))
+        run.path.mkdir(parents=True, exist_ok=True)
+        if not run.record_path.exists():
+            run.update(
+                status="by hand",
+                started=now(),
+                versions=_versions(),
+                git=_git_state(),
+                hardware=_hardware(),
+                hashes={},
+            )
+        return run
+
+    @property
+    def record(self) -> dict:
+        """The content of run.json."""
+        return read_json(self.record_path) if self.record_path.exists() else {}
+
+    def update(self, **changes: object) -> None:
+        """Change entries of run.json; a dictionary is merged into the one that is there."""
+        record = self.record
+        for name, value in changes.items():
+            if isinstance(value, dict) and isinstance(record.get(name), dict):
+                record[name] = record[name] | value
+            else:
+                record[name] = value
+        write_json(self.record_path, record)
+
+    def require(self, path: Path, notebook: str) -> Path:
+        """The path, or a UserError that names the notebook which makes it."""
+        if not path.exists():
+            raise UserError(
+                f"{path.relative_to(self.path)} is missing in {self.path}: run {notebook} with this run_dir first"
+            )
+        return path
+
+    def clear(self, *paths: Path) -> None:
+        """Remove what an earlier execution of a notebook left, so that nothing stale is read."""
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    # Dataset
+
+    def write_dataset(self, notes: pd.DataFrame, manifest: dict) -> None:
+        """Write the parts (column `part`) as JSON lines of `id, text, kind, source`, and the manifest."""
+        self.dataset_path.mkdir(exist_ok=True)
+        files = {part: self.dataset_path / f"{part}.jsonl" for part in PARTS}
+        for part, file in files.items():
+            columns = notes.loc[notes["part"] == part, ["id", "text", "kind", "source"]]
+            write_lines(file, columns)
+        write_json(self.dataset_path / "manifest.json", manifest)
+        self.update(hashes={"data": hash_files(*files.values())})
+
+    def read_part(self, part: str) -> pd.DataFrame:
+        """Columns `id, text, kind, source` of one part."""
+        return read_lines(self.require(self.dataset_path / f"{part}.jsonl", "01_data_prep"))
+
+    def read_manifest(self) -> dict:
+        """What 01_data_prep says of the dataset: kinds, counts, skipped files."""
+        return read_json(self.require(self.dataset_path / "manifest.json", "01_data_prep"))
+
+    # Arms
+
+    def write_arm(self, arm: str, predictions: pd.DataFrame, metrics: dict) -> None:
+        """Write `arms/<arm>/predictions.jsonl` and `metrics.json`."""
+        folder = self.path / "arms" / arm
+        folder.mkdir(parents=True, exist_ok=True)
+        write_lines(folder / "predictions.jsonl", predictions)
+        write_json(folder / "metrics.json", metrics)
+
+    def read_arm(self, arm: str, notebook: str) -> tuple[pd.DataFrame, dict]:
+        """Predictions and metrics of an arm; `notebook` is the one that makes it."""
+        folder = self.require(self.path / "arms" / arm, notebook)
+        return read_lines(folder / "predictions.jsonl"), read_json(folder / "metrics.json")
+
+
+def write_lines(path: Path, table: pd.DataFrame) -> None:
+    """A table as JSON lines in UTF-8, one row a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in table.to_dict(orient="records"):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    """The table of `write_lines`. Raises UserError for a damaged file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return pd.DataFrame([json.loads(line) for line in file])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected JSON lines, could not read them: {error}") from None
+
+
+def list_runs(outputs: Path) -> pd.DataFrame:
+    """All runs below `outputs`, newest first: name, status, parameters, arms, sentence, seconds."""
+    rows = []
+    for record_path in outputs.glob("*/run.json"):
+        run = Run(record_path.parent)
+        try:
+            record = run.record
+            sentence = read_json(run.comparison_path)["sentence"] if run.comparison_path.exists() else ""
+        except UserError as error:
+            record, sentence = {"status": "damaged"}, str(error)
+        rows.append(
+            {
+                "run": run.path.name,
+                "started": record.get("started", ""),
+                "status": _status(record),
+                "params": record.get("params", ""),
+                "arms": " ".join(sorted(arm.name for arm in run.path.glob("arms/*"))),
+                "result": sentence,
+                "seconds": record.get("actual", {}).get("seconds"),
+            }
+        )
+    columns = ["run", "started", "status", "params", "arms", "result", "seconds"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["started", "run"], ascending=False)
+
+
+def _status(record: dict) -> str:
+    """As recorded, except that a run whose process is gone without a word was killed."""
+    status = record.get("status", "unknown")
+    if status == "running" and not psutil.pid_exists(record.get("process", -1)):
+        return "killed"
+    return status
+
+
+def _git_state() -> dict:
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", "-C", str(PROJECT), *arguments]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    changes = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+def _versions() -> dict:
+    installed = {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
+    return {"python": platform.python_version(), **installed}
+
+
+def _hardware() -> dict:
+    """What can be told without importing torch; the GPU's name comes from its driver's tool."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        gpus = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")
+    except (OSError, subprocess.SubprocessError):
+        gpus = []
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": [gpu.strip() for gpu in gpus if gpu.strip()],
+    }
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        if found:
+            return found[1]
+    return platform.processor()

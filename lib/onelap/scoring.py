@@ -1,0 +1,87 @@
+"""The probability that a model gives each kind's label tokens, in one forward pass a note.
+
+The answers hang on the end of the prompt as branches of a tree: every answer token sees the
+prompt and the earlier tokens of its own answer, not the other answers. So answers of several
+tokens get their exact sequence likelihood without a forward pass for each.
+"""
+
+import time
+
+import numpy as np
+import torch
+
+from onelap.prompts import Prompt
+
+
+@torch.no_grad()
+def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.ndarray, float]:
+    """Probabilities of shape (notes, kinds), in the order of `prompt.answers`, and seconds a note.
+
+    p(kind) is the softmax over the kinds of log p(answer tokens | prompt). Notes are batched
+    by length, which saves padding and does not depend on their order.
+    """
+    model.eval()
+    encoded = [prompt.encode(text) for text in texts]
+    by_length = sorted(range(len(texts)), key=lambda index: (len(encoded[index]), encoded[index]))
+    probabilities = np.empty((len(texts), len(prompt.answers)))
+    start = time.perf_counter()
+    for first in range(0, len(texts), batch_size):
+        chosen = by_length[first : first + batch_size]
+        scores = answer_log_likelihoods(model, prompt, [encoded[index] for index in chosen])
+        probabilities[chosen] = torch.softmax(scores, dim=-1).cpu().numpy()
+    return probabilities, (time.perf_counter() - start) / len(texts)
+
+
+def answer_log_likelihoods(model, prompt: Prompt, encoded: list[list[int]]) -> torch.Tensor:
+    """log p(answer | prompt) in float32, shape (notes, kinds), for prompts of any lengths."""
+    device = next(model.parameters()).device
+    answers = list(prompt.answers.values())
+    # The last token of an answer is only predicted, never read.
+    branches = [answer[:-1] for answer in answers]
+    ids, mask, positions = _lay_out(encoded, branches, prompt.tokenizer.pad_token_id)
+    branch_length = sum(map(len, branches))
+    output = model(
+        input_ids=ids.to(device),
+        attention_mask=_additive(mask, model.dtype).to(device),
+        position_ids=positions.to(device),
+        logits_to_keep=branch_length + 1,
+        use_cache=False,
+    )
+    log_p = torch.log_softmax(output.logits.float(), dim=-1)
+    columns, offset = [], 1
+    for answer, branch in zip(answers, branches, strict=True):
+        # The prompt's last token predicts the first token, each branch token the one after it.
+        read_at = [0, *range(offset, offset + len(branch))]
+        columns.append(log_p[:, read_at, answer].sum(dim=-1))
+        offset += len(branch)
+    return torch.stack(columns, dim=-1)
+
+
+def _lay_out(encoded: list[list[int]], branches: list[list[int]], pad: int) -> tuple[torch.Tensor, ...]:
+    """Token ids (B, T), what may be attended (B, T, T), positions (B, T): padding, prompt, branches."""
+    longest = max(map(len, encoded))
+    total = longest + sum(map(len, branches))
+    ids = torch.full((len(encoded), total), pad)
+    positions = torch.zeros((len(encoded), total), dtype=torch.long)
+    # Padding attends to itself: a row without any allowed column gives NaN.
+    allowed = torch.eye(total, dtype=torch.bool).repeat(len(encoded), 1, 1)
+    for row, tokens in enumerate(encoded):
+        start = longest - len(tokens)
+        ids[row, start:longest] = torch.tensor(tokens)
+        positions[row, start:longest] = torch.arange(len(tokens))
+        allowed[row, start:longest, start:longest] = torch.ones(len(tokens), len(tokens)).tril().bool()
+        at = longest
+        for branch in branches:
+            end = at + len(branch)
+            ids[row, at:end] = torch.tensor(branch, dtype=torch.long)
+            positions[row, at:end] = len(tokens) + torch.arange(len(branch))
+            allowed[row, at:end, start:longest] = True
+            allowed[row, at:end, at:end] = torch.ones(len(branch), len(branch)).tril().bool()
+            at = end
+    return ids, allowed, positions
+
+
+def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The 4-D mask (B, 1, T, T) that transformers hands to attention as it is: 0 or the lowest number."""
+    blocked = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+    return blocked.unsqueeze(1)

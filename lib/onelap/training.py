@@ -1,0 +1,178 @@
+"""QLoRA as in the published attempt, through TRL's SFTTrainer (Dettmers et al. 2023, arXiv 2305.14314)."""
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import TrainerCallback
+
+from onelap import UserError
+from onelap.precision import Precision
+from onelap.prompts import Prompt
+from onelap.runs import Run
+
+if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
+    raise UserError("Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 and restart the kernel")
+from trl import SFTConfig, SFTTrainer
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters of one training."""
+
+    epochs: float
+    learning_rate: float
+    effective_batch: int
+    """Notes an optimizer step."""
+    micro_batch: int
+    """Notes a forward pass; the rest of the effective batch is accumulated."""
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+    gradient_checkpointing: bool
+    evaluations: int
+    """Passes over the validation notes, evenly spread; the best one's adapter is kept."""
+    seed: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches an optimizer step. Raises UserError where they do not fill the batch exactly."""
+        steps, rest = divmod(self.effective_batch, self.micro_batch)
+        if rest or not steps:
+            raise UserError(
+                f"micro_batch: expected a divisor of effective_batch {self.effective_batch}, found {self.micro_batch}"
+            )
+        return steps
+
+
+class TrainingLog(TrainerCallback):
+    """Writes `training/log.jsonl` as things happen: step, loss, learning rate, seconds, memory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.started = self.last = time.perf_counter()
+
+    def on_step_begin(self, args, state, control, **_):
+        """Start the step's clock, after a validation pass has run."""
+        self.last = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_):
+        """Stop the step's clock, before a validation pass runs."""
+        self.step_seconds = time.perf_counter() - self.last
+
+    def on_log(self, args, state, control, logs, **_):
+        """One line for each training step and for each validation pass."""
+        line = {"step": state.global_step, "epoch": round(state.epoch, 4)}
+        if "loss" in logs:
+            line |= {
+                "loss": logs["loss"],
+                "learning_rate": logs["learning_rate"],
+                "gradient_norm": logs["grad_norm"],
+                "step_seconds": round(self.step_seconds, 4),
+            }
+        elif "eval_loss" in logs:
+            line |= {"validation_loss": logs["eval_loss"], "seconds": logs["eval_runtime"]}
+        else:
+            return
+        line |= {"elapsed_seconds": round(time.perf_counter() - self.started, 2), "memory_gb": peak_memory_gb()}
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def peak_memory_gb() -> float:
+    """Peak so far, in units of 10⁹ bytes: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_reserved() / 1e9, 3)
+    info = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return round(info.peak_wset / 1e9, 3)
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
+
+
+def add_lora(model, recipe: Recipe):
+    """Put fresh LoRA matrices on the seven linear layers of every block."""
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=TARGETS,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(recipe.seed)
+    return get_peft_model(model, config)
+
+
+def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run) -> SFTTrainer:
+    """An SFTTrainer on the run's train and validation notes; `model` already has its LoRA matrices."""
+    train, validation = (
+        Dataset.from_list([prompt.training_example(*note) for note in run.read_part(part)[["text", "kind"]].values])
+        for part in ("train", "validation")
+    )
+    steps = math.ceil(math.ceil(len(train) / recipe.effective_batch) * recipe.epochs)
+    between = max(1, steps // recipe.evaluations)
+    arguments = SFTConfig(
+        output_dir=str(run.training_path),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        per_device_train_batch_size=recipe.micro_batch,
+        per_device_eval_batch_size=recipe.micro_batch,
+        gradient_accumulation_steps=recipe.accumulation,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(0.05 * steps)),
+        optim="paged_adamw_8bit" if precision.device != "cpu" else "adamw_torch",
+        bf16=precision.bf16,
+        fp16=precision.fp16,
+        use_cpu=precision.device == "cpu",
+        # Inputs and labels are made by Prompt: TRL would cut the answer, not the note.
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="steps",
+        eval_steps=between,
+        save_steps=between,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        logging_steps=1,
+        # The Trainer would hide a loss that is not finite.
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=precision.device != "cpu",
+        disable_tqdm=True,
+        report_to="none",
+        seed=recipe.seed,
+    )
+    trainer = SFTTrainer(
+        model,
+        arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=prompt.tokenizer,
+        callbacks=[TrainingLog(run.training_path / "log.jsonl")],
+    )
+    # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
+    # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer
+
+
+def train(trainer: SFTTrainer, run: Run) -> pd.DataFrame:
+    """Train, save the adapter that did best on validation, return the log as a table."""
+    trainer.train()
+    trainer.model.save_pretrained(run.adapter_path)
+    (run.adapter_path / "README.md").unlink(missing_ok=True)  # a form to fill in, not a record
+    return pd.read_json(run.training_path / "log.jsonl", lines=True)

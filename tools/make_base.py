@@ -1,0 +1,316 @@
+"""Train the embedded base model from scratch: `make base`.
+
+A Qwen2-architecture causal model of about 7 million parameters that lets the whole lap run
+on a CPU with nothing to download. It learns from text that every installation has at hand:
+the prose in the docstrings of the standard library and of the installed packages, and the
+passages in `data/base_corpus/`, written for this project. It has never seen the sample
+notes.
+
+Three kinds of sequences are mixed:
+
+- docstring prose, so that there is enough text to learn English from;
+- the project's own everyday prose, English and Japanese, because docstrings are a narrow diet;
+- short chats ("From which package is this text?" with the package's name as the answer), so
+  that the base knows its chat template and has learnt to answer about a text in one word.
+
+Optimizer: Muon for the hidden matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/),
+AdamW for the rest; linear warm-up and cool-down; bfloat16 autocast.
+"""
+
+import argparse
+import ast
+import hashlib
+import math
+import random
+import re
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+ROOT = Path(__file__).resolve().parents[1]
+CORPUS = ROOT / "data" / "base_corpus"
+TARGET = ROOT / "data" / "embedded_base"
+
+VOCABULARY = 8192
+CONTEXT = 256  # tokens a training sequence; rotary positions reach further
+BATCH = 32  # sequences a step
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Share of the sequences of each step.
+MIXTURE = {"docstrings": 0.62, "own": 0.23, "chats": 0.15}
+HELD_OUT_ONE_IN = 50  # texts kept out of training, to measure perplexity
+
+
+def read_docstrings() -> dict[str, str]:
+    """Prose of every docstring on this machine, as {text: package it came from}."""
+    prose: dict[str, str] = {}
+    folders = [Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))]
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            inside = path.relative_to(folder)
+            if folder == folders[0] and inside.parts[0] == "site-packages":
+                continue
+            package = re.sub(r"\W|_", " ", inside.parts[0].removesuffix(".py")).strip()
+            for docstring in _docstrings_of(path):
+                text = _prose_of(docstring)
+                if text:
+                    prose.setdefault(text, package)
+    return prose
+
+
+def _docstrings_of(path: Path) -> list[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError):
+        return []
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
+    return [text for text in found if text]
+
+
+def _prose_of(docstring: str) -> str:
+    """The paragraphs that read like sentences; tables, doctests and parameter lists are dropped."""
+    kept = []
+    for paragraph in re.split(r"\n\s*\n", docstring):
+        words = paragraph.split()
+        plain = sum(bool(re.fullmatch(r"[A-Za-z][a-z'’-]*[.,;:!?)]?", word)) for word in words)
+        if len(words) >= 10 and plain >= 0.75 * len(words) and ">>>" not in paragraph:
+            kept.append(re.sub(r"[ \t]*\n[ \t]*", " ", paragraph).strip())
+    return "\n\n".join(kept)
+
+
+def read_own_passages() -> list[str]:
+    """Passages of `data/base_corpus/*.txt`, separated by a line that holds only `%%`."""
+    passages = []
+    for path in sorted(CORPUS.glob("*.txt")):
+        passages += re.split(r"^%%\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [passage.strip() for passage in passages if passage.strip()]
+
+
+def train_tokenizer(docstrings: list[str], own: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text survives, Japanese included."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT, TURN_START, TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # Own prose counts three times, so that everyday words and Japanese get tokens of their own.
+    tokenizer.train_from_iterator(own * 3 + docstrings[:: max(1, len(docstrings) // 20_000)], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=TURN_END,
+        pad_token=END_OF_TEXT,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """All texts as one row of token ids, each closed by the end-of-text token."""
+    ids = []
+    for encoded in tokenizer([text + END_OF_TEXT for text in texts])["input_ids"]:
+        ids += encoded
+    return np.array(ids, dtype=np.uint16)
+
+
+def chats(docstrings: dict[str, str], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[str]:
+    """One question about each passage whose package is well represented."""
+    by_package: dict[str, list[str]] = {}
+    for text, package in docstrings.items():
+        by_package.setdefault(package, []).append(text)
+    large = {package: texts for package, texts in by_package.items() if len(texts) >= 60}
+    rendered = []
+    for package, texts in large.items():
+        # A few packages hold most docstrings; the question should not be answered by their share.
+        for text in rng.sample(texts, min(len(texts), 600)):
+            excerpt = " ".join(text.split()[: rng.randint(20, 110)])
+            question = f"From which package is this text? Answer with one word.\n\n{excerpt}"
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": package}]
+            rendered.append(tokenizer.apply_chat_template(messages, tokenize=False))
+    rng.shuffle(rendered)
+    return rendered
+
+
+def batch_of(streams: dict[str, np.ndarray], rng: np.random.Generator) -> torch.Tensor:
+    """(BATCH, CONTEXT) token ids, drawn from the streams by the shares of MIXTURE."""
+    names = rng.choice(list(MIXTURE), size=BATCH, p=list(MIXTURE.values()))
+    rows = []
+    for name in names:
+        start = rng.integers(len(streams[name]) - CONTEXT)
+        rows.append(streams[name][start : start + CONTEXT])
+    return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
+def build_model() -> Qwen2ForCausalLM:
+    """About 7 million parameters; in bfloat16 they fill 14 MB."""
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            intermediate_size=768,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def optimizers_of(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings, biases and norms."""
+    hidden, other = [], []
+    for name, parameter in model.named_parameters():
+        (hidden if parameter.ndim == 2 and "layers" in name else other).append(parameter)
+    return [
+        torch.optim.Muon(hidden, lr=0.02, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(other, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def share_of_peak(done: float) -> float:
+    """Learning-rate factor: 2 % warm-up, constant, linear cool-down over the last 40 %."""
+    return min(1.0, done / 0.02, (1.0 - done) / 0.4)
+
+
+@torch.no_grad()
+def perplexity(model, tokens: np.ndarray) -> float:
+    """Perplexity a token on a held-out stream, in windows of CONTEXT tokens."""
+    windows = len(tokens) // CONTEXT
+    rows = torch.from_numpy(tokens[: windows * CONTEXT].astype(np.int64)).view(windows, CONTEXT)
+    losses = [model(input_ids=row, labels=row, use_cache=False).loss.item() for row in rows.split(16)]
+    return math.exp(sum(losses) / len(losses))
+
+
+def train(streams: dict[str, np.ndarray], minutes: float, seed: int, compiled: bool) -> tuple[Qwen2ForCausalLM, dict]:
+    """Train for `minutes` of wall time; returns the model and what there is to say of the run."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = build_model()
+    forward = torch.compile(model) if compiled else model
+    optimizers = optimizers_of(model)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    steps, losses, start = 0, [], time.monotonic()
+    while (done := (time.monotonic() - start) / (60 * minutes)) < 1.0:
+        factor = max(share_of_peak(done), 0.0)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * factor
+        rows = batch_of(streams, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = forward(input_ids=rows, labels=rows, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        steps += 1
+        losses.append(loss.item())
+        if steps % 50 == 0:
+            print(f"step {steps}  {done:4.0%}  loss {np.mean(losses[-50:]):.3f}", flush=True)
+    seconds = time.monotonic() - start
+    tokens = steps * BATCH * CONTEXT
+    facts = {"steps": steps, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
+    return model.eval(), facts
+
+
+def held_out(text: str) -> bool:
+    """The same texts every time, whatever else is in the corpus."""
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
+
+
+CARD = """# The embedded base
+
+A causal language model of {parameters:.1f} million parameters (Qwen2 architecture, {layers}
+layers, hidden size {hidden}, vocabulary {vocabulary} byte-level BPE tokens, bfloat16 weights) that
+lets the whole lap run on a CPU with nothing to download. It proves the path; it replaces no
+real model: it knows little of the world and cannot hold a conversation.
+
+| | |
+|---|---|
+| corpus | {docstrings:,} docstrings ({docstring_mb:.1f} MB of prose) of the standard library and the installed packages; {own:,} passages ({own_mb:.1f} MB, English and Japanese) written for this project in `data/base_corpus/`; {chats:,} short chats "From which package is this text?" |
+| mixture of the sequences | {mixture} |
+| never seen | the sample notes in `data/sample_notes/` |
+| steps | {steps:,} of {batch} sequences of {context} tokens: {tokens_m:.1f} million tokens |
+| speed | {tokens_per_second:,.0f} tokens a second, {minutes:.0f} minutes on {machine} |
+| held-out perplexity a token | docstrings {perplexity_docstrings:.1f}, own prose {perplexity_own:.1f} (one text in {held_out}) |
+| made by | `make base` (`tools/make_base.py`), seed {seed}, torch {torch} |
+
+Its only use is the default lap of this repository. The docstrings belong to their authors
+and are not part of the repository; what is kept of them is these weights. Training stops by
+the clock, so a second run on another machine gives a similar model, not the same one.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the embedded base model from scratch.")
+    parser.add_argument("--minutes", type=float, default=55.0, help="wall time of the training itself")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", type=Path, default=TARGET, help="folder to write the model to")
+    parser.add_argument("--no-compile", action="store_true", help="where torch.compile has no C++ compiler")
+    options = parser.parse_args()
+
+    docstrings, own = read_docstrings(), read_own_passages()
+    print(f"{len(docstrings):,} docstrings, {len(own):,} passages of our own", flush=True)
+    tokenizer = train_tokenizer(list(docstrings), own)
+    learnt_from = {text: package for text, package in docstrings.items() if not held_out(text)}
+    questions = chats(learnt_from, tokenizer, random.Random(options.seed))
+    streams = {
+        "docstrings": stream(list(learnt_from), tokenizer),
+        "own": stream([text for text in own if not held_out(text)], tokenizer),
+        "chats": stream(questions, tokenizer),
+    }
+    print({name: f"{len(ids):,} tokens" for name, ids in streams.items()}, flush=True)
+    model, facts = train(streams, options.minutes, options.seed, compiled=not options.no_compile)
+
+    unseen = stream([text for text in docstrings if held_out(text)], tokenizer)
+    unseen_own = stream([text for text in own if held_out(text)], tokenizer)
+    card = CARD.format(
+        parameters=model.num_parameters() / 1e6,
+        layers=model.config.num_hidden_layers,
+        hidden=model.config.hidden_size,
+        vocabulary=VOCABULARY,
+        docstrings=len(docstrings),
+        docstring_mb=sum(len(text.encode()) for text in docstrings) / 1e6,
+        own=len(own),
+        own_mb=sum(len(text.encode()) for text in own) / 1e6,
+        chats=len(questions),
+        mixture=", ".join(f"{name} {share:.0%}" for name, share in MIXTURE.items()),
+        steps=facts["steps"],
+        batch=BATCH,
+        context=CONTEXT,
+        tokens_m=facts["tokens"] / 1e6,
+        tokens_per_second=facts["tokens_per_second"],
+        minutes=facts["seconds"] / 60,
+        machine=f"a CPU with {torch.get_num_threads()} threads",
+        perplexity_docstrings=perplexity(model, unseen),
+        perplexity_own=perplexity(model, unseen_own),
+        held_out=HELD_OUT_ONE_IN,
+        seed=options.seed,
+        torch=torch.__version__,
+    )
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.to(torch.bfloat16).save_pretrained(options.target)
+    tokenizer.save_pretrained(options.target)
+    (options.target / "README.md").write_text(card, encoding="utf-8", newline="\n")
+    print(card)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
