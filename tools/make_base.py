@@ -10,8 +10,9 @@ Three kinds of sequences are mixed:
 
 - docstring prose, so that there is enough text to learn English from;
 - the project's own everyday prose, English and Japanese, because docstrings are a narrow diet;
-- short chats ("From which package is this text?" with the package's name as the answer), so
-  that the base knows its chat template and has learnt to answer about a text in one word.
+- chats in the words of the lap's own prompt that ask from which of a few packages a docstring
+  comes, so that the base knows its chat template and has learnt to pick one of the kinds that
+  it is offered. The kinds of notes are never among them.
 
 Optimizer: Muon for the hidden matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/),
 AdamW for the rest; linear warm-up and cool-down; bfloat16 autocast.
@@ -31,7 +32,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from onelap.prompts import INSTRUCTION
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "data" / "base_corpus"
@@ -48,7 +52,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 # Share of the sequences of each step.
-MIXTURE = {"docstrings": 0.62, "own": 0.23, "chats": 0.15}
+MIXTURE = {"docstrings": 0.45, "own": 0.30, "chats": 0.25}
+ANSWER_WEIGHT = 10.0  # of an answer's tokens in the loss; they are one in fifty of a chat's
 HELD_OUT_ONE_IN = 50  # texts kept out of training, to measure perplexity
 
 
@@ -121,40 +126,57 @@ def train_tokenizer(docstrings: list[str], own: list[str]) -> PreTrainedTokenize
     )
 
 
-def stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """All texts as one row of token ids, each closed by the end-of-text token."""
-    ids = []
-    for encoded in tokenizer([text + END_OF_TEXT for text in texts])["input_ids"]:
-        ids += encoded
-    return np.array(ids, dtype=np.uint16)
+Stream = tuple[np.ndarray, np.ndarray]
+"""Token ids and their weights in the loss, one row each."""
 
 
-def chats(docstrings: dict[str, str], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[str]:
-    """One question about each passage whose package is well represented."""
+def stream(texts: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> Stream:
+    """All (text, answer) pairs in one row, each closed by the end-of-text token."""
+    ids, weights = [], []
+    prompts = tokenizer([text for text, _ in texts], verbose=False)["input_ids"]
+    answers = tokenizer([answer + END_OF_TEXT for _, answer in texts])["input_ids"]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids += prompt + answer
+        weights += [1.0] * len(prompt) + [ANSWER_WEIGHT] * (len(answer) - 1) + [1.0]
+    return np.array(ids, dtype=np.uint16), np.array(weights, dtype=np.float32)
+
+
+def plain(texts: list[str]) -> list[tuple[str, str]]:
+    """Texts without an answer."""
+    return [(text, "") for text in texts]
+
+
+def chats(docstrings: dict[str, str], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[tuple[str, str]]:
+    """(prompt, answer): from which of a few packages is this text?"""
     by_package: dict[str, list[str]] = {}
     for text, package in docstrings.items():
         by_package.setdefault(package, []).append(text)
-    large = {package: texts for package, texts in by_package.items() if len(texts) >= 60}
-    rendered = []
-    for package, texts in large.items():
-        # A few packages hold most docstrings; the question should not be answered by their share.
-        for text in rng.sample(texts, min(len(texts), 600)):
-            excerpt = " ".join(text.split()[: rng.randint(20, 110)])
-            question = f"From which package is this text? Answer with one word.\n\n{excerpt}"
-            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": package}]
-            rendered.append(tokenizer.apply_chat_template(messages, tokenize=False))
-    rng.shuffle(rendered)
-    return rendered
+    packages = [package for package, texts in by_package.items() if len(texts) >= 60]
+    pairs = []
+    for package in packages:
+        # A few packages hold most docstrings; the answer should not follow from their share.
+        for text in rng.sample(by_package[package], min(len(by_package[package]), 600)):
+            others = rng.sample([other for other in packages if other != package], rng.randint(2, 6))
+            excerpt = " ".join(text.split()[: rng.randint(15, 100)])
+            request = INSTRUCTION.format(kinds=", ".join(sorted([package, *others])), note=excerpt)
+            prompt = tokenizer.apply_chat_template(
+                [{"role": "user", "content": request}], tokenize=False, add_generation_prompt=True
+            )
+            pairs.append((prompt, package + TURN_END))
+    rng.shuffle(pairs)
+    return pairs
 
 
-def batch_of(streams: dict[str, np.ndarray], rng: np.random.Generator) -> torch.Tensor:
-    """(BATCH, CONTEXT) token ids, drawn from the streams by the shares of MIXTURE."""
+def batch_of(streams: dict[str, Stream], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(BATCH, CONTEXT) token ids and weights, drawn from the streams by the shares of MIXTURE."""
     names = rng.choice(list(MIXTURE), size=BATCH, p=list(MIXTURE.values()))
-    rows = []
+    rows, weights = [], []
     for name in names:
-        start = rng.integers(len(streams[name]) - CONTEXT)
-        rows.append(streams[name][start : start + CONTEXT])
-    return torch.from_numpy(np.stack(rows).astype(np.int64))
+        ids, weight = streams[name]
+        start = rng.integers(len(ids) - CONTEXT)
+        rows.append(ids[start : start + CONTEXT])
+        weights.append(weight[start : start + CONTEXT])
+    return torch.from_numpy(np.stack(rows).astype(np.int64)), torch.from_numpy(np.stack(weights))
 
 
 def build_model() -> Qwen2ForCausalLM:
@@ -198,12 +220,20 @@ def perplexity(model, tokens: np.ndarray) -> float:
     return math.exp(sum(losses) / len(losses))
 
 
-def train(streams: dict[str, np.ndarray], minutes: float, seed: int, compiled: bool) -> tuple[Qwen2ForCausalLM, dict]:
+def weighted_loss(model: Qwen2ForCausalLM, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood in nats a token, weighted by token."""
+    logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
+    losses = functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+def train(streams: dict[str, Stream], minutes: float, seed: int, compiled: bool) -> tuple[Qwen2ForCausalLM, dict]:
     """Train for `minutes` of wall time; returns the model and what there is to say of the run."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = build_model()
-    forward = torch.compile(model) if compiled else model
+    loss_of = torch.compile(weighted_loss) if compiled else weighted_loss
     optimizers = optimizers_of(model)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     steps, losses, start = 0, [], time.monotonic()
@@ -211,9 +241,9 @@ def train(streams: dict[str, np.ndarray], minutes: float, seed: int, compiled: b
         factor = max(share_of_peak(done), 0.0)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * factor
-        rows = batch_of(streams, rng)
+        rows, weights = batch_of(streams, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = forward(input_ids=rows, labels=rows, use_cache=False).loss
+            loss = loss_of(model, rows, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -243,7 +273,7 @@ real model: it knows little of the world and cannot hold a conversation.
 
 | | |
 |---|---|
-| corpus | {docstrings:,} docstrings ({docstring_mb:.1f} MB of prose) of the standard library and the installed packages; {own:,} passages ({own_mb:.1f} MB, English and Japanese) written for this project in `data/base_corpus/`; {chats:,} short chats "From which package is this text?" |
+| corpus | {docstrings:,} docstrings ({docstring_mb:.1f} MB of prose) of the standard library and the installed packages; {own:,} passages ({own_mb:.1f} MB, English and Japanese) written for this project in `data/base_corpus/`; {chats:,} chats that ask from which of three to seven packages a docstring comes |
 | mixture of the sequences | {mixture} |
 | never seen | the sample notes in `data/sample_notes/` |
 | steps | {steps:,} of {batch} sequences of {context} tokens: {tokens_m:.1f} million tokens |
@@ -271,15 +301,15 @@ def main() -> None:
     learnt_from = {text: package for text, package in docstrings.items() if not held_out(text)}
     questions = chats(learnt_from, tokenizer, random.Random(options.seed))
     streams = {
-        "docstrings": stream(list(learnt_from), tokenizer),
-        "own": stream([text for text in own if not held_out(text)], tokenizer),
+        "docstrings": stream(plain(list(learnt_from)), tokenizer),
+        "own": stream(plain([text for text in own if not held_out(text)]), tokenizer),
         "chats": stream(questions, tokenizer),
     }
-    print({name: f"{len(ids):,} tokens" for name, ids in streams.items()}, flush=True)
+    print({name: f"{len(ids):,} tokens" for name, (ids, _) in streams.items()}, flush=True)
     model, facts = train(streams, options.minutes, options.seed, compiled=not options.no_compile)
 
-    unseen = stream([text for text in docstrings if held_out(text)], tokenizer)
-    unseen_own = stream([text for text in own if held_out(text)], tokenizer)
+    unseen, _ = stream(plain([text for text in docstrings if held_out(text)]), tokenizer)
+    unseen_own, _ = stream(plain([text for text in own if held_out(text)]), tokenizer)
     card = CARD.format(
         parameters=model.num_parameters() / 1e6,
         layers=model.config.num_hidden_layers,

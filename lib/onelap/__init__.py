@@ -18,13 +18,21 @@ One module a subject, in the order in which a lap uses them:
     cli          the `onelap` command
 """
 
+import logging
 import os
+import warnings
 from pathlib import Path
 
 # Set before any Hugging Face library is imported: nothing is looked up, nothing is reported.
 # `onelap fetch` alone goes online, and asks for it itself.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+# Said by the libraries to each other, not to a reader of the notebooks.
+warnings.filterwarnings("ignore", message="IProgress not found")
+warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning)
+# bitsandbytes would like a kernel from the hub; its own does.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The folder that holds notebooks/, params/, data/ and outputs/."""

@@ -11,9 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from onelap import UserError
 
-INSTRUCTION = (
-    "Sort this personal note into one of the kinds {kinds}. Answer with the kind only.\n\nNote:\n{note}"
-)
+INSTRUCTION = "Which kind of note is this: {kinds}? Answer with the kind only.\n\n{note}"
 PLAIN_END = "\n\nKind:"  # for a base without a chat template
 HEAD_SHARE = 2 / 3  # of a note that is too long: what is kept of its beginning, the rest of its end
 MIN_NOTE_TOKENS = 16

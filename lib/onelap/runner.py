@@ -13,6 +13,7 @@ import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from onelap import NotebookFailed, UserError, find_path
 from onelap.models import locate_base
@@ -20,6 +21,8 @@ from onelap.notes import locate_notes
 from onelap.parameters import NOTEBOOKS, notebook_path, read_schema
 from onelap.runs import Run, now
 
+# Note text passes between runner and kernel over loopback; other users of the machine could listen.
+ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 HEARTBEAT = {True: 1.0, False: 60.0}  # seconds between signs of life, on a terminal and in a log
 
 
@@ -100,6 +103,7 @@ def _run_notebook(run: Run, name: str, parameters: dict) -> None:
                 progress_bar=False,
                 on_cell=on_cell,
                 cwd=str(run.path),
+                config=ENCRYPTED,
             )
             _refuse_early_exit(notebook)
         status = "done"

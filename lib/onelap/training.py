@@ -12,7 +12,7 @@ import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, TrainerCallback
 
 from onelap import UserError
 from onelap.precision import Precision
@@ -89,6 +89,27 @@ class TrainingLog(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
 
+class AnswerTrainer(SFTTrainer):
+    """SFTTrainer that computes no logits for the prompt, on any device.
+
+    TRL's own head does so only where Triton runs; on a CPU the prompt's logits were more than
+    half of a step. Batches are padded on the left, so that all answers end in the last column.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean negative log-likelihood of the answers' tokens, in nats a token."""
+        labels = inputs.pop("labels")
+        answers = labels[:, (labels != -100).any(dim=0).nonzero()[0] - 1 :]
+        outputs = model(
+            **inputs,
+            labels=answers,
+            logits_to_keep=answers.shape[1],
+            num_items_in_batch=num_items_in_batch,
+            use_cache=False,
+        )
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
 def peak_memory_gb() -> float:
     """Peak so far, in units of 10⁹ bytes: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
@@ -114,7 +135,7 @@ def add_lora(model, recipe: Recipe):
     return get_peft_model(model, config)
 
 
-def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run) -> SFTTrainer:
+def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run) -> AnswerTrainer:
     """An SFTTrainer on the run's train and validation notes; `model` already has its LoRA matrices."""
     train, validation = (
         Dataset.from_list([prompt.training_example(*note) for note in run.read_part(part)[["text", "kind"]].values])
@@ -154,14 +175,16 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         report_to="none",
         seed=recipe.seed,
     )
-    trainer = SFTTrainer(
+    trainer = AnswerTrainer(
         model,
         arguments,
         train_dataset=train,
         eval_dataset=validation,
         processing_class=prompt.tokenizer,
+        data_collator=DataCollatorForSeq2Seq(prompt.tokenizer),
         callbacks=[TrainingLog(run.training_path / "log.jsonl")],
     )
+    trainer.remove_callback(PrinterCallback)
     # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
     # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
     for parameter in trainer.model.parameters():
@@ -170,7 +193,7 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
     return trainer
 
 
-def train(trainer: SFTTrainer, run: Run) -> pd.DataFrame:
+def train(trainer: AnswerTrainer, run: Run) -> pd.DataFrame:
     """Train, save the adapter that did best on validation, return the log as a table."""
     trainer.train()
     trainer.model.save_pretrained(run.adapter_path)
