@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(function, summary: str, example: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(function.__name__, help=summary, description=summary, epilog=f"example: {example}")
+        command = commands.add_parser(
+            function.__name__, help=summary, description=summary, epilog=f"example: {example}"
+        )
         command.set_defaults(command=function)
         return command
 
@@ -109,7 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     command = add(runs, "list all runs, newest first", "onelap runs")
     command.add_argument("--outputs", type=Path, default=PROJECT / "outputs", metavar="DIR", help="where the runs are")
 
-    command = add(fetch, "download the base model; the only command that goes online", "onelap fetch params/one_lap.yaml")
+    command = add(
+        fetch,
+        "download the base model; the only command that goes online",
+        "onelap fetch params/one_lap.yaml",
+    )
     add_parameters(command)
     return parser
 

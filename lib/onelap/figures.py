@@ -28,7 +28,9 @@ def kinds_by_part(notes: pd.DataFrame) -> None:
     """How many notes of each kind are in train, validation and test."""
     counts = notes.groupby(["kind", "part"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=["train", "validation", "test"]).loc[counts.sum(axis=1).sort_values().index]
-    axes = counts.plot.barh(stacked=True, color=[BLUE, GREY, ORANGE], figsize=(WIDTH, 0.5 * len(counts) + 1.2), width=0.7)
+    axes = counts.plot.barh(
+        stacked=True, color=[BLUE, GREY, ORANGE], figsize=(WIDTH, 0.5 * len(counts) + 1.2), width=0.7
+    )
     for row, (_, values) in enumerate(counts.iterrows()):
         axes.text(values.sum(), row, f"  {' + '.join(str(value) for value in values)}", va="center")
     axes.set(title="Notes by kind: train + validation + test", xlabel="notes", ylabel="")
@@ -38,7 +40,7 @@ def kinds_by_part(notes: pd.DataFrame) -> None:
 
 def token_lengths(lengths: pd.Series, budget: int) -> None:
     """Histogram of note lengths in tokens, with the number that fits."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    _, axes = plt.subplots(figsize=(WIDTH, 3.2))
     longest = max(int(lengths.max()), budget)
     axes.hist(lengths, bins=np.linspace(0, longest * 1.02, 50), color=BLUE)
     axes.axvline(budget, color=ORANGE, linewidth=2)
@@ -58,8 +60,12 @@ def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> None:
     cells = max(2.6, 0.55 * len(kinds) + 0.6)
     columns = min(len(arms), 3)
     rows = -(-len(arms) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(WIDTH, rows * min(cells + 0.7, WIDTH / columns + 0.5)), sharey=True, squeeze=False
+    _, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(WIDTH, rows * min(cells + 0.7, WIDTH / columns + 0.5)),
+        sharey=True,
+        squeeze=False,
     )
     for axes, (arm, predictions) in zip(grid.flat, arms.items(), strict=False):
         counts = confusion_matrix(predictions["kind"], predictions["predicted"], labels=kinds)
@@ -77,11 +83,32 @@ def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> None:
         axes.set_ylabel("true kind")
 
 
+def accuracies(metrics: dict[str, dict]) -> None:
+    """Accuracy of every arm with its 95 % interval, best last."""
+    _, axes = plt.subplots(figsize=(WIDTH, 0.42 * len(metrics) + 1.1))
+    ranked = sorted(metrics, key=lambda arm: metrics[arm]["accuracy"]["value"])
+    for row, arm in enumerate(ranked):
+        accuracy, colour = metrics[arm]["accuracy"], BLUE if arm == "qlora" else GREY
+        axes.plot([accuracy["low"], accuracy["high"]], [row, row], color=colour, linewidth=3, alpha=0.4)
+        axes.plot(accuracy["value"], row, "o", color=colour, markersize=8)
+        axes.text(accuracy["high"] + 0.015, row, f"{accuracy['value']:.0%}", va="center", color=colour)
+    axes.set_yticks(range(len(ranked)), ranked)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(-0.5, len(ranked) - 0.5)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="x", alpha=0.3)
+    n = metrics[ranked[0]]["n"]
+    axes.set(
+        title=f"Accuracy on the same {n} test notes, with 95 % intervals",
+        xlabel="share of notes sorted right",
+    )
+
+
 def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> None:
     """Recall of every kind for each arm, with 95 % intervals."""
     colours = dict(zip(metrics, [GREY, BLUE, ORANGE, GREEN], strict=False))
     height = 0.8 / len(metrics)
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.75 * len(kinds) + 1.3))
+    _, axes = plt.subplots(figsize=(WIDTH, 0.75 * len(kinds) + 1.3))
     for offset, (arm, measured) in enumerate(metrics.items()):
         for row, kind in enumerate(kinds):
             recall = measured["recall"][kind]
@@ -96,13 +123,16 @@ def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> None:
     axes.set_xlim(-0.02, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="x", alpha=0.3)
-    axes.set(title="Recall by kind, with 95 % intervals", xlabel="share of the test notes of that kind that were found")
+    axes.set(
+        title="Recall by kind, with 95 % intervals",
+        xlabel="share of the test notes of that kind that were found",
+    )
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def recall_change(before: dict, after: dict, kinds: list[str]) -> None:
     """Recall of every kind before and after, joined by an arrow."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(kinds) + 1.4))
+    _, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(kinds) + 1.4))
     for row, kind in enumerate(kinds):
         old, new = before["recall"][kind], after["recall"][kind]
         if old["value"] is None:
@@ -117,13 +147,16 @@ def recall_change(before: dict, after: dict, kinds: list[str]) -> None:
     axes.set_xlim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="x", alpha=0.3)
-    axes.set(title="Recall by kind, before and after", xlabel="share of the test notes of that kind that were found")
+    axes.set(
+        title="Recall by kind, before and after",
+        xlabel="share of the test notes of that kind that were found",
+    )
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def training_curves(log: pd.DataFrame, best_step: int) -> None:
     """Training and validation loss, and the learning rate, over optimizer steps."""
-    figure, (losses, rates) = plt.subplots(2, 1, figsize=(WIDTH, 4.6), sharex=True, height_ratios=[3, 1])
+    _, (losses, rates) = plt.subplots(2, 1, figsize=(WIDTH, 4.6), sharex=True, height_ratios=[3, 1])
     steps = log.dropna(subset=["loss"])
     losses.plot(steps["step"], steps["loss"], color=BLUE, alpha=0.25, linewidth=1)
     smooth = steps["loss"].rolling(max(1, len(steps) // 20), center=True, min_periods=1).mean()
@@ -143,7 +176,7 @@ def training_curves(log: pd.DataFrame, best_step: int) -> None:
 def step_seconds(log: pd.DataFrame) -> None:
     """Seconds of each optimizer step and the peak of memory so far."""
     steps = log.dropna(subset=["loss"])
-    figure, (seconds, memory) = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
+    _, (seconds, memory) = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
     seconds.plot(steps["step"], steps["step_seconds"], ".", color=BLUE, markersize=3)
     seconds.axhline(steps["step_seconds"].median(), color=ORANGE)
     seconds.set(title="Seconds a step, and their median", xlabel="optimizer step", ylabel="seconds")

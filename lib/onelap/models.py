@@ -66,7 +66,6 @@ def load_base(base: Path, precision):
     `precision` is a `Precision`. `prepare_model_for_kbit_training` is not used: it would turn
     embeddings and head into float32 copies, 0.6 GB on a 3B model.
     """
-    import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 

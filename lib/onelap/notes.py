@@ -92,9 +92,7 @@ def drop_duplicates(notes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     folded = notes["text"].str.split().str.join(" ")
     first = notes.groupby(folded, sort=False)[["id", "kind"]].transform("first")
     repeated = first["id"] != notes["id"]
-    dropped = pd.DataFrame(
-        {"id": notes["id"], "same_as": first["id"], "same_kind": first["kind"] == notes["kind"]}
-    )
+    dropped = pd.DataFrame({"id": notes["id"], "same_as": first["id"], "same_kind": first["kind"] == notes["kind"]})
     return notes[~repeated].reset_index(drop=True), dropped[repeated].reset_index(drop=True)
 
 

@@ -23,22 +23,32 @@ class Precision:
     why: str
 
     @property
-    def formats(self) -> dict[str, str]:
-        """What is stored or computed in which format, for the lab record."""
+    def formats(self) -> list[dict[str, str]]:
+        """Rows `what, format, why` for the lab record."""
         compute = str(self.compute).removeprefix("torch.")
-        return {
-            "frozen weights of the layers": "NF4: 4 bits, scales double-quantized to 8 bits (QLoRA, arXiv 2305.14314)",
-            "embeddings, norms and head": compute,
-            "activations": compute,
-            "LoRA weights, gradients, optimizer updates": "float32",
-            "why": self.why,
-        }
+        scaler = "on" if self.fp16 else "off"
+        rows = [
+            (
+                "frozen linear layers",
+                "NF4, double-quantized",
+                "4 bits a weight, never updated (arXiv 2305.14314)",
+            ),
+            ("activations, unpacked weights", compute, self.why),
+            ("embeddings, norms, head", compute, "frozen too; float32 copies of them would only cost memory"),
+            ("LoRA weights and gradients", "float32", "small updates would be rounded away in 16 bits"),
+            (
+                "gradient scaler",
+                scaler,
+                "small gradients vanish in float16" if self.fp16 else "only float16 needs one",
+            ),
+        ]
+        return [{"what": what, "format": form, "why": why} for what, form, why in rows]
 
 
 def choose_precision() -> Precision:
     """The formats for the first CUDA device, or for the CPU where there is none."""
     if not torch.cuda.is_available():
-        why = "CPU: float32 throughout; mixed precision buys a small model little here"
+        why = "CPU: float32; mixed precision would buy a small model little"
         return Precision("cpu", torch.float32, bf16=False, fp16=False, why=why)
     major, minor = torch.cuda.get_device_capability(0)
     name = f"{torch.cuda.get_device_name(0)}, compute capability {major}.{minor}"

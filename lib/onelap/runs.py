@@ -1,13 +1,13 @@
 """The run folder: one lap's inputs, results and record.
 
-    params.yaml            every parameter of every notebook, resolved; written first
-    run.json               how things stand; rewritten atomically
-    01_data_prep.ipynb …   executed notebooks
-    dataset/               train.jsonl validation.jsonl test.jsonl manifest.json
-    arms/<arm>/            predictions.jsonl metrics.json
-    training/              log.jsonl, checkpoints
-    adapter/               the best adapter, safetensors
-    comparison.json        arms, pairs, verdict and the sentence that states it
+params.yaml            every parameter of every notebook, resolved; written first
+run.json               how things stand; rewritten atomically
+01_data_prep.ipynb …   executed notebooks
+dataset/               train.jsonl validation.jsonl test.jsonl manifest.json
+arms/<arm>/            predictions.jsonl metrics.json
+training/              log.jsonl, checkpoints
+adapter/               the best adapter, safetensors
+comparison.json        arms, pairs, verdict and the sentence that states it
 """
 
 import hashlib

@@ -84,7 +84,10 @@ class TrainingLog(TrainerCallback):
             line |= {"validation_loss": logs["eval_loss"], "seconds": logs["eval_runtime"]}
         else:
             return
-        line |= {"elapsed_seconds": round(time.perf_counter() - self.started, 2), "memory_gb": peak_memory_gb()}
+        line |= {
+            "elapsed_seconds": round(time.perf_counter() - self.started, 2),
+            "memory_gb": peak_memory_gb(),
+        }
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -142,7 +145,7 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         for part in ("train", "validation")
     )
     steps = math.ceil(math.ceil(len(train) / recipe.effective_batch) * recipe.epochs)
-    between = max(1, steps // recipe.evaluations)
+    between = math.ceil(steps / recipe.evaluations)
     arguments = SFTConfig(
         output_dir=str(run.training_path),
         num_train_epochs=recipe.epochs,
