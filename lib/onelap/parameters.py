@@ -16,7 +16,7 @@ from papermill import inspect_notebook
 
 from onelap import PROJECT, UserError
 
-NOTEBOOKS = ["01_data_prep", "02_baseline", "03_train", "04_evaluate", "05_compare"]
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("0*.ipynb"))
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 SET_BY_THE_RUNNER = "run_dir"
 
@@ -46,15 +46,10 @@ class Parameter:
         return None
 
 
-def notebook_path(name: str) -> Path:
-    """The stored notebook, e.g. `03_train`."""
-    return PROJECT / "notebooks" / f"{name}.ipynb"
-
-
-def read_schema(notebooks: list[Path] | None = None) -> dict[str, Parameter]:
+def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
     """Every parameter of the given notebooks (the five of a lap by default), by name."""
     schema = {}
-    for path in notebooks or [notebook_path(name) for name in NOTEBOOKS]:
+    for path in notebooks:
         for name, found in inspect_notebook(str(path)).items():
             value = ast.literal_eval(found["default"])
             limits = re.search(r"\[(\S+), (\S+)\]$", found["help"])

@@ -18,11 +18,16 @@ from traitlets.config import Config
 from onelap import NotebookFailed, UserError, find_path
 from onelap.models import locate_base
 from onelap.notes import locate_notes
-from onelap.parameters import NOTEBOOKS, notebook_path, read_schema
+from onelap.parameters import NOTEBOOKS, read_schema
 from onelap.runs import Run, now
 
 # Note text passes between runner and kernel over loopback; other users of the machine could listen.
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
+LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
+ADVICE = {
+    "OutOfMemory": LESS_MEMORY,
+    "No space left": "free some space or choose another disk with --run DIR",
+}
 HEARTBEAT = {True: 1.0, False: 60.0}  # seconds between signs of life, on a terminal and in a log
 
 
@@ -57,7 +62,7 @@ def check_inputs(parameters: dict) -> None:
         raise UserError("; ".join(problems))
 
 
-def run_lap(run: Run, parameters: dict) -> None:
+def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> None:
     """Execute the notebooks into the run folder, keeping `run.json` up to date.
 
     Raises UserError where a notebook found something that the user must change,
@@ -68,8 +73,8 @@ def run_lap(run: Run, parameters: dict) -> None:
     os.environ["PYTHONUTF8"] = "1"
     started = time.monotonic()
     try:
-        for name in NOTEBOOKS:
-            _run_notebook(run, name, parameters)
+        for notebook in notebooks:
+            _run_notebook(run, notebook, parameters)
         status = "done"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -82,8 +87,8 @@ def run_lap(run: Run, parameters: dict) -> None:
         _note_end(run, status=status, finished=now(), actual={"seconds": seconds})
 
 
-def _run_notebook(run: Run, name: str, parameters: dict) -> None:
-    source = notebook_path(name)
+def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
+    name = source.stem
     wanted = read_schema([source])
     values = {key: value for key, value in parameters.items() if key in wanted} | {"run_dir": str(run.path)}
     # Papermill rewrites its output in place; it gets its final name when it is whole.
@@ -110,21 +115,16 @@ def _run_notebook(run: Run, name: str, parameters: dict) -> None:
     except PapermillExecutionError as error:
         raise _failure(error, name, final) from None
     except DeadKernelError:
-        raise NotebookFailed(
-            f"{name}: the kernel was killed, most often because memory ran out; {final} shows how far it came; "
-            "a smaller micro_batch or max_length needs less"
-        ) from None
+        told = f"{name}: the kernel was killed, most often because memory ran out; {final} shows how far it came"
+        raise NotebookFailed(f"{told}; {LESS_MEMORY}") from None
     except OSError as error:
-        raise NotebookFailed(
-            f"{name}: {error.strerror or error} ({run.path}); free some space or choose another disk with --run DIR"
-        ) from None
+        raise NotebookFailed(f"{name}: {error}{_advice(str(error))}") from None
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
         _end_kernels(children)
-        if working.exists():
-            working.replace(final)
+        _keep(working, final)
         seconds = round(time.monotonic() - started, 1)
         _note_end(run, notebooks={name: {"status": status, "seconds": seconds}})
 
@@ -133,10 +133,27 @@ def _failure(error: PapermillExecutionError, name: str, final: Path) -> Exceptio
     """The exception for a cell that raised: the user's mistake or ours."""
     if error.ename == "UserError":
         return UserError(f"{name}: {error.evalue}")
-    line = (error.evalue.splitlines() or [""])[0]
+    line = f"{error.ename}: {(error.evalue.splitlines() or [''])[0]}"
     return NotebookFailed(
-        f"{name}, cell {error.cell_index + 1}: {error.ename}: {line}; the notebook with its traceback is {final}"
+        f"{name}, cell {error.cell_index + 1}: {line}; the notebook with its traceback is {final}{_advice(line)}"
     )
+
+
+def _advice(error: str) -> str:
+    """What to do about the failures that are not bugs."""
+    return next((f"; {advice}" for sign, advice in ADVICE.items() if sign in error), "")
+
+
+def _keep(working: Path, final: Path) -> None:
+    """Give the executed notebook its name. A disk that filled up leaves half a file: that one goes."""
+    try:
+        nbformat.read(working, as_version=4)
+    except FileNotFoundError:
+        return
+    except ValueError:  # what nbformat and json raise for half a file
+        working.unlink()
+    else:
+        working.replace(final)
 
 
 def _refuse_early_exit(notebook: nbformat.NotebookNode) -> None:

@@ -112,6 +112,9 @@ class AnswerTrainer(SFTTrainer):
         )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    def create_model_card(self, *_, **__):
+        """Nothing: TRL's card beside every checkpoint is a form to fill in, not a record."""
+
 
 def peak_memory_gb() -> float:
     """Peak so far, in units of 10⁹ bytes: of the GPU where there is one, else of this process."""
@@ -200,5 +203,5 @@ def train(trainer: AnswerTrainer, run: Run) -> pd.DataFrame:
     """Train, save the adapter that did best on validation, return the log as a table."""
     trainer.train()
     trainer.model.save_pretrained(run.adapter_path)
-    (run.adapter_path / "README.md").unlink(missing_ok=True)  # a form to fill in, not a record
+    (run.adapter_path / "README.md").unlink(missing_ok=True)  # PEFT's form, likewise
     return pd.read_json(run.training_path / "log.jsonl", lines=True)

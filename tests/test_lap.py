@@ -1,0 +1,128 @@
+"""The whole lap, on real parts: command line, papermill, kernels, bitsandbytes, TRL."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+
+from onelap import PROJECT
+from onelap.parameters import NOTEBOOKS
+
+STEMS = [path.stem for path in NOTEBOOKS]
+ARM_FILES = {"metrics.json", "predictions.jsonl"}
+
+
+@pytest.fixture
+def lap(onelap, toy_params, tmp_path):
+    result = onelap("run", toy_params, "--run", tmp_path / "outputs" / "toy")
+    assert result.returncode == 0, result.stderr
+    return tmp_path / "outputs" / "toy", result
+
+
+def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
+    folder, result = lap
+    inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    checkpoints = {name for name in inside if name.startswith("training/checkpoint-")}
+    assert inside - checkpoints == {
+        "params.yaml",
+        "run.json",
+        "comparison.json",
+        *(f"{stem}.ipynb" for stem in STEMS),
+        *(f"dataset/{part}" for part in ("train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json")),
+        *(f"arms/{arm}/{file}" for arm in ("majority", "tfidf", "base", "qlora") for file in ARM_FILES),
+        "training/log.jsonl",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    }
+    assert any(name.endswith("adapter_model.safetensors") for name in checkpoints)
+
+    comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    assert result.stdout.splitlines()[-2:] == [str(folder), comparison["sentence"]]
+    check_record(folder)
+    check_arms(folder, comparison)
+    check_notebooks(folder)
+    check_listing(folder, onelap, comparison)
+
+
+def check_record(folder):
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert record["status"] == "done"
+    assert list(record["notebooks"]) == STEMS
+    assert {notebook["status"] for notebook in record["notebooks"].values()} == {"done"}
+    assert set(record["hashes"]) == {"data", "base", "adapter"}
+    assert record["versions"]["torch"].startswith("2.13.0")
+    assert record["actual"]["seconds"] > 0 and record["actual"]["peak_memory_gb"] > 0
+
+
+def check_arms(folder, comparison):
+    test = pd.read_json(folder / "dataset/test.jsonl", lines=True)
+    for arm in ("majority", "tfidf", "base", "qlora"):
+        lines = (folder / f"arms/{arm}/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        predictions = [json.loads(line) for line in lines]
+        assert [prediction["id"] for prediction in predictions] == list(test["id"])
+        for prediction in predictions:
+            assert set(prediction) == {"id", "kind", "predicted", "probabilities", "seconds"}
+            assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+            assert prediction["predicted"] == max(prediction["probabilities"], key=prediction["probabilities"].get)
+        right = sum(prediction["kind"] == prediction["predicted"] for prediction in predictions)
+        assert comparison["arms"][arm]["accuracy"]["value"] == pytest.approx(right / len(test))
+    # The toy kinds have words of their own: whoever reads the notes at all finds them.
+    assert comparison["arms"]["tfidf"]["accuracy"]["value"] > 0.9
+
+
+def check_notebooks(folder):
+    for stem in STEMS:
+        cells = nbformat.read(folder / f"{stem}.ipynb", as_version=4).cells
+        for cell in cells:
+            for output in cell.get("outputs", []):
+                noise = output.output_type == "error" or output.get("name") == "stderr"
+                assert not noise, f"{stem}: {output}"
+        assert all(cell.execution_count for cell in cells if cell.cell_type == "code"), stem
+        assert cells[-1].outputs[-1].text.strip(), f"{stem} does not end with its finding"
+
+
+def check_listing(folder, onelap, comparison):
+    listing = onelap("runs", "--outputs", folder.parent).stdout
+    for shown in ("toy", "done", "toy.yaml", "majority", "qlora", comparison["sentence"]):
+        assert shown in listing
+
+
+def test_plain_papermill_runs_a_notebook(toy_params, tmp_path):
+    run_dir = tmp_path / "plain"
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb")]
+    command += ["-f", str(toy_params), "-p", "run_dir", str(run_dir), "--no-progress-bar"]
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert (run_dir / "dataset/test.jsonl").exists()
+
+
+def test_default_parameters_run_by_hand_from_the_notebooks_folder(tmp_path):
+    """As JupyterLab does: no parameters, the notebook's folder as working directory."""
+    for name in ("notebooks", "data"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "onelap").symlink_to(PROJECT / "lib" / "onelap")
+    code = (
+        "import nbformat, sys; from nbclient import NotebookClient\n"
+        "notebook = nbformat.read('notebooks/01_data_prep.ipynb', as_version=4)\n"
+        "NotebookClient(notebook, resources={'metadata': {'path': 'notebooks'}}).execute()\n"
+    )
+    import os
+
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "lib")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "outputs/by_hand/dataset/manifest.json").exists()
+
+
+def test_a_notebook_without_its_inputs_names_the_one_that_makes_them(toy_params, tmp_path):
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[4]), str(tmp_path / "out.ipynb")]
+    command += ["-p", "run_dir", str(tmp_path / "empty"), "--no-progress-bar"]
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert "manifest.json is missing" in result.stderr and "run 01_data_prep with this run_dir first" in result.stderr

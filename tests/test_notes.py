@@ -1,0 +1,156 @@
+"""Reading notes, and every error about them by its text."""
+
+import json
+import subprocess
+
+import pytest
+
+from onelap import UserError
+from onelap.notes import Fields, check_kinds, drop_duplicates, languages, locate_notes, read_notes
+
+
+def write(folder, name, text, encoding="utf-8"):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_a_folder_of_markdown(tmp_path):
+    write(tmp_path, "garden/a.md", "---\nkind: Lesson\nsource: diary\n---\n\nWater early.\n")
+    write(tmp_path, "garden/sub/b.txt", "---\r\nkind:  design   decision \r\n---\r\nGravel, not bark.\r\n")
+    write(tmp_path, "日本 語.md", "\ufeff---\nkind: none\nsource: 7\n---\n牛乳\n")
+    notes, skipped = read_notes(tmp_path, Fields())
+    assert notes.to_dict(orient="records") == [
+        {"id": "garden/a", "text": "Water early.", "kind": "lesson", "source": "diary"},
+        {"id": "garden/sub/b", "text": "Gravel, not bark.", "kind": "design decision", "source": "garden/sub"},
+        {"id": "日本 語", "text": "牛乳", "kind": "none", "source": "7"},
+    ]
+    assert skipped.empty
+
+
+def test_what_is_skipped_is_listed_with_its_reason(tmp_path):
+    write(tmp_path, "good.md", "---\nkind: value\n---\nKindness first.")
+    write(tmp_path, "no_kind.md", "Just text.")
+    write(tmp_path, "empty.md", "---\nkind: value\n---\n\n")
+    write(tmp_path, "broken.md", "---\nkind: [value\n---\ntext")
+    write(tmp_path, "latin.md", "---\nkind: value\n---\ncafé", encoding="latin-1")
+    write(tmp_path, "photo.png", "not really")
+    write(tmp_path, ".obsidian/app.md", "---\nkind: value\n---\nhidden")
+    notes, skipped = read_notes(tmp_path, Fields())
+    assert list(notes["id"]) == ["good"]
+    assert dict(skipped[["where", "reason"]].values) == {
+        "no_kind.md": "no kind in `kind`",
+        "empty.md": "no text",
+        "broken.md": "broken front matter",
+        "latin.md": "not UTF-8",
+        "photo.png": "not a note: .png suffix",
+    }
+
+
+def test_json_lines_with_other_field_names(tmp_path):
+    rows = [
+        {"id": "x", "body": "one\u2028line", "label": "a", "author": "me"},
+        {"body": "two", "label": "b"},
+        {"id": "x", "body": "again", "label": "a"},
+        {"label": "a"},
+        ["a list"],
+    ]
+    path = tmp_path / "notes.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n{half", encoding="utf-8")
+    notes, skipped = read_notes(path, Fields("body", "label", "author"))
+    assert notes.to_dict(orient="records") == [
+        {"id": "line-000002", "text": "two", "kind": "b", "source": ""},
+        {"id": "x", "text": "one\u2028line", "kind": "a", "source": "me"},
+    ]
+    assert dict(skipped[["where", "reason"]].values) == {
+        "line 3": "id x occurs twice",
+        "line 4": "no field `body`",
+        "line 5": "not a JSON object",
+        "line 7": "not JSON",
+    }
+
+
+def test_exact_duplicates_go_and_conflicts_are_told(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    rows = [("a", "same  text", "k"), ("b", "same text", "k"), ("c", "other", "k"), ("d", "same\ntext ", "l")]
+    lines = [json.dumps({"id": identity, "text": text, "kind": kind}) for identity, text, kind in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    kept, dropped = drop_duplicates(read_notes(path, Fields())[0])
+    assert list(kept["id"]) == ["a", "c"]
+    assert dropped.to_dict(orient="records") == [
+        {"id": "b", "same_as": "a", "same_kind": True},
+        {"id": "d", "same_as": "a", "same_kind": False},
+    ]
+
+
+def test_languages_of_longer_notes():
+    import pandas as pd
+
+    texts = pd.Series(["The bees were calm today, so I opened the second hive.", "今日は畑でトマトの芽かきをした。"])
+    assert list(languages(texts)) == ["en", "ja"]
+
+
+def jsonl(tmp_path, counts):
+    rows = [{"text": f"{kind} {number}", "kind": kind} for kind, count in counts.items() for number in range(count)]
+    path = tmp_path / "notes.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def test_one_kind_is_not_enough(tmp_path):
+    notes, _ = read_notes(jsonl(tmp_path, {"value": 9}), Fields())
+    with pytest.raises(UserError, match=r"one kind only \(value\): a classifier needs at least two"):
+        check_kinds(notes)
+
+
+def test_a_kind_with_four_notes_is_named(tmp_path):
+    notes, _ = read_notes(jsonl(tmp_path, {"value": 5, "lesson": 4, "lessn": 1}), Fields())
+    with pytest.raises(UserError, match=r"at least 5 notes of every kind, found fewer for: lessn \(1\), lesson \(4\)"):
+        check_kinds(notes)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda folder: folder / "nowhere", "no such folder or file; set it with -p notes_path=PATH"),
+        (lambda folder: write(folder, "notes.pdf", "x"), "expected a folder or a .jsonl file, found notes.pdf"),
+    ],
+)
+def test_a_path_that_holds_no_notes(tmp_path, make, expected):
+    with pytest.raises(UserError, match=expected):
+        locate_notes(str(make(tmp_path)))
+
+
+def test_a_folder_without_a_labelled_note(tmp_path):
+    write(tmp_path, "a.md", "no front matter")
+    with pytest.raises(UserError, match=r"found none; first of 1 skipped: a.md: no kind in `kind`"):
+        read_notes(tmp_path, Fields())
+
+
+def test_the_command_line_says_all_at_once_before_any_notebook(onelap, tmp_path):
+    """Several mistakes, one line, exit status 2, and no run folder left behind."""
+    result = onelap(
+        "run", "params/embedded.yaml", "--run", tmp_path / "run",
+        "-p", f"notes_path={tmp_path}/nowhere", "-p", f"base_model={tmp_path}",
+    )  # fmt: skip
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "no such folder or file" in line
+    assert "expected a Hugging Face model folder, found no config.json and no tokenizer*" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [({"value": 9}, "one kind only"), ({"value": 9, "lesson": 2}, "found fewer for: lesson (2)")],
+)
+def test_what_a_notebook_finds_wrong_ends_as_one_line_too(onelap, tmp_path, counts, expected):
+    result: subprocess.CompletedProcess = onelap(
+        "run", "params/embedded.yaml", "--run", tmp_path / "run", "-p", f"notes_path={jsonl(tmp_path, counts)}"
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("onelap: 01_data_prep: ") and expected in line
+    assert (tmp_path / "run/01_data_prep.ipynb").exists()
+    assert not (tmp_path / "run/02_baseline.ipynb").exists()
