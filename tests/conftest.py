@@ -14,11 +14,11 @@ import yaml
 from onelap import PROJECT
 
 TOY_WORDS = {
-    "knowledge": "boils melts weighs spins contains measures conducts expands degrees grams".split(),
-    "lesson": "burnt forgot broke spilled again sorry failed wished earlier checked".split(),
-    "none": "buy call milk dentist tuesday parcel pick up ticket later".split(),
+    "knowledge": ["boils", "melts", "weighs", "spins", "contains", "measures", "conducts", "expands", "grams"],
+    "lesson": ["burnt", "forgot", "broke", "spilled", "again", "sorry", "failed", "wished", "earlier", "checked"],
+    "none": ["buy", "call", "milk", "dentist", "tuesday", "parcel", "pick", "up", "ticket", "later"],
 }
-FILLER = "the kettle garden bicycle window letter engine river bread table morning".split()
+FILLER = ["the", "kettle", "garden", "bicycle", "window", "letter", "engine", "river", "bread", "table", "morning"]
 
 
 def toy_notes(count: int, sources: int = 6) -> list[dict]:

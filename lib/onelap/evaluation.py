@@ -38,6 +38,14 @@ def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: lis
     )
 
 
+def assess(
+    test: pd.DataFrame, probabilities: np.ndarray, seconds: float, kinds: list[str]
+) -> tuple[pd.DataFrame, dict]:
+    """Predictions and metrics of one arm on the test notes, as `Run.write_arm` takes them."""
+    predictions = predictions_table(test, probabilities, kinds, seconds)
+    return predictions, measure(predictions, test["source"], kinds)
+
+
 def measure(predictions: pd.DataFrame, sources: pd.Series, kinds: list[str]) -> dict:
     """The content of `metrics.json`; each rate is `{value, low, high, n}`.
 

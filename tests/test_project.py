@@ -1,0 +1,130 @@
+"""The repository's own promises: pins, style, notebooks, sample notes."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections import Counter, defaultdict
+
+import frontmatter
+import nbformat
+import pytest
+import yaml
+
+from onelap import PROJECT
+from onelap.parameters import NOTEBOOKS
+
+PINS = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8")
+
+
+def test_conda_and_pip_install_the_same_generation():
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert [line for line in pip if not line.startswith("--")] == PINS
+    assert "--editable ." in pip
+    assert environment["variables"] == {"PYTHONUTF8": "1"}
+
+
+def test_every_pin_is_exact_installed_and_explained():
+    import importlib.metadata
+
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    for pin in PINS:
+        name, version = pin.split("==")
+        assert importlib.metadata.version(name).split("+")[0] == version
+        assert f"| {name} |" in readme, f"{name} is missing in the README's table"
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["check", "format"])
+def test_ruff_on_code_and_notebooks(command):
+    result = python("-m", "ruff", *command, ".")
+    assert result.returncode == 0, result.stdout
+
+
+def test_notebooks_are_stored_stripped():
+    """With the very command of the pre-commit configuration."""
+    hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    (entry,) = [hook["entry"] for hook in hooks if hook["id"] == "nbstripout"]
+    result = python(*shlex.split(entry)[1:], "--verify", *map(str, NOTEBOOKS))
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_with_its_purpose_and_ends_with_its_finding(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert re.match(rf"# {path.stem[:2]} · \w+", cells[0].source)
+    assert "**Reads**" in cells[0].source and "**Writes**" in cells[0].source
+    assert cells[-2].source.startswith("## ") and "print(" in cells[-1].source
+    assert max(cell.source.count("\n") for cell in cells if cell.cell_type == "code") < 21
+
+
+# Sample notes
+
+
+def words(text: str) -> list[str]:
+    """Words of English; characters of Japanese, which writes without spaces."""
+    return re.findall(r"[\u3040-\u30ff\u4e00-\u9fff]|[a-z0-9']+", text.lower())
+
+
+@pytest.fixture(scope="module")
+def samples():
+    paths = sorted((PROJECT / "data/sample_notes").glob("*/*.md"))
+    return {path.relative_to(PROJECT).as_posix(): frontmatter.load(path) for path in paths}
+
+
+def test_sample_notes_are_many_mixed_and_skewed(samples):
+    assert len(samples) >= 400
+    for path, note in samples.items():
+        assert {"kind", "source", "created"} <= set(note.metadata), path
+        assert note["source"] == path.split("/")[-2]
+    kinds = Counter(note["kind"] for note in samples.values())
+    assert set(kinds) == {"knowledge", "none", "decision", "lesson", "value"}
+    assert kinds.most_common(1)[0][0] == "knowledge"
+    assert {kind for kind, _ in kinds.most_common()[-2:]} == {"lesson", "value"}
+    by_source = defaultdict(set)
+    for note in samples.values():
+        by_source[note["source"]].add(note["kind"])
+    assert len(by_source) >= 24
+    assert min(map(len, by_source.values())) >= 4
+    japanese = sum(bool(re.search(r"[\u3040-\u30ff]", note.content)) for note in samples.values())
+    assert 0.15 < japanese / len(samples) < 0.25
+
+
+def test_no_two_sample_notes_share_a_third_of_their_phrases(samples):
+    phrases = {}
+    for path, note in samples.items():
+        tokens = words(note.content)
+        phrases[path] = {tuple(tokens[i : i + 5]) for i in range(len(tokens) - 4)}
+    holders = defaultdict(list)
+    for path, sequences in phrases.items():
+        for sequence in sequences:
+            holders[sequence].append(path)
+    shared = Counter()
+    for paths in holders.values():
+        shared.update((a, b) for position, a in enumerate(paths) for b in paths[position + 1 :])
+    for (a, b), count in shared.items():
+        assert count <= 0.3 * min(len(phrases[a]), len(phrases[b])), (a, b)
+
+
+def test_no_sample_note_announces_its_kind(samples):
+    for path, note in samples.items():
+        kind = note["kind"]
+        announced = rf"(?im)^\W*(#\s*)?({kind}s?|design decision|lessons? learn(ed|t)|til)\W*(:|$)|#{kind}\b"
+        assert not re.search(announced, note.content), path
+        assert kind not in path.split("/")[-1], path
+
+
+def test_the_base_has_never_seen_a_sample_note(samples):
+    """Its corpus holds no sentence-long piece of one."""
+    corpus = set()
+    for path in (PROJECT / "data/base_corpus").glob("*.txt"):
+        tokens = words(path.read_text(encoding="utf-8"))
+        corpus.update(tuple(tokens[i : i + 12]) for i in range(len(tokens) - 11))
+    for path, note in samples.items():
+        tokens = words(note.content)
+        assert not corpus & {tuple(tokens[i : i + 12]) for i in range(len(tokens) - 11)}, path

@@ -1,0 +1,153 @@
+"""How a lap ends when something goes wrong: tiny notebooks, one for each case, through the real runner."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from onelap import NotebookFailed, UserError
+from onelap.runner import run_lap
+from onelap.runs import Run
+
+FINE = "answer: int = 42  # what to say\nrun_dir: str = ''  # the run folder"
+
+
+@pytest.fixture
+def new_run(tmp_path):
+    return Run.create(tmp_path / "toy.yaml", {"answer": 7}, tmp_path / "run")
+
+
+def outputs_of(path):
+    return [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+
+
+def statuses(run):
+    return run.record["status"], {name: entry["status"] for name, entry in run.record["notebooks"].items()}
+
+
+def test_parameters_reach_the_notebook_and_the_terminal_shows_where_it_is(new_run, notebook, capsys):
+    run_lap(new_run, {"answer": 7}, [notebook("one", FINE, "print(answer, run_dir)")])
+    assert outputs_of(new_run.path / "one.ipynb")[0].text == f"7 {new_run.path}\n"
+    assert statuses(new_run) == ("done", {"one": "done"})
+    assert "one  cell 3/3  " in capsys.readouterr().out
+
+
+def test_every_kernel_is_in_utf8_mode_and_offline(new_run, notebook):
+    cell = "import os, sys, onelap; print(sys.flags.utf8_mode, os.environ['HF_HUB_OFFLINE'])"
+    run_lap(new_run, {}, [notebook("modes", FINE, cell)])
+    assert outputs_of(new_run.path / "modes.ipynb")[0].text == "1 1\n"
+
+
+def test_a_failing_notebook_is_kept_and_the_rest_is_not_run(new_run, notebook):
+    books = [notebook("fine", FINE), notebook("bad", FINE, "1 / 0"), notebook("later", FINE)]
+    with pytest.raises(NotebookFailed, match=r"bad, cell 3: ZeroDivisionError: division by zero; the notebook with"):
+        run_lap(new_run, {}, books)
+    assert statuses(new_run) == ("failed", {"fine": "done", "bad": "failed"})
+    assert any(output.get("ename") == "ZeroDivisionError" for output in outputs_of(new_run.path / "bad.ipynb"))
+    assert not (new_run.path / "later.ipynb").exists()
+
+
+def test_what_the_user_must_change_keeps_its_own_words(new_run, notebook):
+    cell = "from onelap import UserError\nraise UserError('expected notes, found none')"
+    with pytest.raises(UserError, match=r"^bad: expected notes, found none$"):
+        run_lap(new_run, {}, [notebook("bad", FINE, cell)])
+
+
+def test_memory_that_ran_out_comes_with_advice(new_run, notebook):
+    cell = "import torch\nraise torch.OutOfMemoryError('CUDA out of memory')"
+    with pytest.raises(NotebookFailed, match="a smaller micro_batch, score_batch or max_length needs less"):
+        run_lap(new_run, {}, [notebook("greedy", FINE, cell)])
+
+
+def test_system_exit_is_no_success(new_run, notebook):
+    with pytest.raises(NotebookFailed, match="leaves, cell 3: SystemExit: 0"):
+        run_lap(new_run, {}, [notebook("leaves", FINE, "raise SystemExit(0)", "print('never')")])
+    assert statuses(new_run) == ("failed", {"leaves": "failed"})
+
+
+def test_a_killed_kernel_is_told_and_the_notebook_kept(new_run, notebook):
+    cell = "print('so far', flush=True)\nimport os, signal, time; time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(NotebookFailed, match="killed: the kernel was killed, most often because memory ran out"):
+        run_lap(new_run, {}, [notebook("killed", FINE, cell)])
+    assert statuses(new_run) == ("failed", {"killed": "failed"})
+    assert "so far" in outputs_of(new_run.path / "killed.ipynb")[0].text
+
+
+def test_a_full_disk_is_told_and_leaves_a_readable_record(notebook, tmp_path):
+    """A file system of 300 kB fills up under a notebook that prints a lot."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        run = Run.create(tmp_path / "toy.yaml", {}, disk / "run")
+        with pytest.raises(NotebookFailed, match=r"No space left .*; free some space or choose another disk"):
+            run_lap(run, {}, [notebook("wordy", FINE, "print('x' * 400_000)")])
+        assert statuses(run) == ("failed", {"wordy": "failed"})
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_ctrl_c_ends_the_lap_and_its_kernel(toy_params, tmp_path):
+    """The real command, interrupted in its first notebook."""
+    run = Run(tmp_path / "run")
+    command = [Path(sys.executable).with_name("onelap"), "run", toy_params, "--run", run.path]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (kernels := psutil.Process(process.pid).children()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.splitlines() == ["onelap: interrupted; what was finished is kept in the run folder"]
+    assert statuses(run) == ("interrupted", {"01_data_prep": "interrupted"})
+    assert (run.path / "01_data_prep.ipynb").exists()
+    assert not [kernel for kernel in kernels if kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_list_of_runs_tells_a_killed_run_from_a_running_one(onelap, tmp_path):
+    for name, process in ("20260101-000000_alive", os.getpid()), ("20260102-000000_dead", 2**22 + 12345):
+        folder = tmp_path / name
+        folder.mkdir()
+        record = {"status": "running", "process": process, "started": name[:8], "params": "toy.yaml"}
+        (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (tmp_path / "20260103-000000_broken").mkdir()
+    (tmp_path / "20260103-000000_broken/run.json").write_text('{"status": "do', encoding="utf-8")
+    lines = [line for line in onelap("runs", "--outputs", tmp_path).stdout.splitlines() if not line.startswith(" ")]
+    assert [line.split()[:2] for line in lines] == [
+        ["20260102-000000_dead", "killed"],
+        ["20260101-000000_alive", "running"],
+        ["20260103-000000_broken", "damaged"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run"], "the following arguments are required: PARAMS.yaml; see onelap run --help"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such parameter file"),
+        (["run", "params/embedded.yaml", "-p", "max_length=9"], "max_length: expected 64 to 32768, found 9"),
+        (["runs", "--outputs", "nowhere"], "no runs in nowhere yet"),
+        (["run", "params/one_lap.yaml"], "neither a folder nor downloaded; `onelap fetch PARAMS.yaml` downloads it"),
+    ],
+)
+def test_what_the_user_must_change_is_one_line_and_exit_status_2(onelap, arguments, expected):
+    result = onelap(*arguments)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert expected in line
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(onelap, new_run):
+    result = onelap("run", "params/embedded.yaml", "--run", new_run.path)
+    assert result.returncode == 2 and "already holds a run; name another folder with --run" in result.stderr

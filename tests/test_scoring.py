@@ -1,0 +1,51 @@
+"""Scoring against the likelihood of the whole sequence, on the real 4-bit model."""
+
+import numpy as np
+import pytest
+import torch
+
+from onelap.models import load_base, load_tokenizer
+from onelap.precision import choose_precision
+from onelap.prompts import build_prompt
+from onelap.scoring import score
+
+# Answers of one and of many tokens, two that begin alike, one that is the beginning of another.
+KINDS = ["a", "know", "knowledge", "knowledgeable", "of a design"]
+TEXTS = ["kettle", "the kettle boils at a hundred degrees", "buy milk " * 12, "河 river", "x"]
+
+
+@pytest.fixture(scope="module")
+def model_and_prompt(toy_base):
+    model = load_base(toy_base, choose_precision())
+    return model, build_prompt(load_tokenizer(toy_base), KINDS, max_length=200)
+
+
+@torch.no_grad()
+def sequence_likelihood(model, prompt, text: str) -> np.ndarray:
+    """p(kind) the slow way: one forward pass over prompt and answer for each kind, no mask, no padding."""
+    start = prompt.encode(text)
+    scores = []
+    for answer in prompt.answers.values():
+        logits = model(input_ids=torch.tensor([start + answer])).logits[0].float()
+        log_p = torch.log_softmax(logits, dim=-1)
+        scores.append(sum(log_p[len(start) + i - 1, token].item() for i, token in enumerate(answer)))
+    return np.exp(scores) / np.exp(scores).sum()
+
+
+def test_branches_give_the_likelihood_of_the_whole_sequence(model_and_prompt):
+    model, prompt = model_and_prompt
+    lengths = {len(answer) for answer in prompt.answers.values()}
+    assert len(lengths) > 2, "the test needs answers of different lengths"
+    probabilities, seconds = score(model, prompt, TEXTS, batch_size=3)
+    assert probabilities.shape == (len(TEXTS), len(KINDS)) and seconds > 0
+    for text, found in zip(TEXTS, probabilities, strict=True):
+        np.testing.assert_allclose(found, sequence_likelihood(model, prompt, text), atol=1e-5)
+
+
+def test_batch_size_and_order_do_not_matter(model_and_prompt):
+    model, prompt = model_and_prompt
+    one, _ = score(model, prompt, TEXTS, batch_size=1)
+    all_at_once, _ = score(model, prompt, TEXTS, batch_size=8)
+    backwards, _ = score(model, prompt, TEXTS[::-1], batch_size=2)
+    np.testing.assert_allclose(all_at_once, one, atol=1e-5)
+    np.testing.assert_allclose(backwards[::-1], one, atol=1e-5)

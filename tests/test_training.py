@@ -1,0 +1,126 @@
+"""QLoRA on the real libraries: what is quantized, what learns, and from which tokens."""
+
+import math
+
+import bitsandbytes
+import pandas as pd
+import pytest
+import torch
+from trl import SFTTrainer
+
+from onelap import UserError
+from onelap.models import load_adapter, load_base, load_tokenizer
+from onelap.precision import choose_precision
+from onelap.prompts import build_prompt
+from onelap.runs import Run, read_lines
+from onelap.scoring import score
+from onelap.training import TARGETS, Recipe, add_lora, build_trainer, train
+from tests.conftest import toy_notes
+
+RECIPE = Recipe(
+    epochs=1.0,
+    learning_rate=1e-3,
+    effective_batch=8,
+    micro_batch=4,
+    lora_rank=4,
+    lora_alpha=8,
+    lora_dropout=0.05,
+    gradient_checkpointing=False,
+    evaluations=2,
+    seed=0,
+)
+
+
+@pytest.fixture
+def built(toy_base, tmp_path):
+    run = Run.open(tmp_path / "run")
+    notes = pd.DataFrame(toy_notes(36)).assign(id=[str(number) for number in range(36)])
+    notes["part"] = ["train"] * 20 + ["validation"] * 8 + ["test"] * 8
+    run.write_dataset(notes, {"kinds": ["knowledge", "lesson", "none"]})
+    prompt = build_prompt(load_tokenizer(toy_base), ["knowledge", "lesson", "none"], 160)
+    precision = choose_precision()
+    model = add_lora(load_base(toy_base, precision), RECIPE)
+    return build_trainer(model, prompt, precision, RECIPE, run), prompt, run
+
+
+def batch_of(trainer):
+    return next(iter(trainer.get_train_dataloader()))
+
+
+def lora_parameters(model):
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_only_the_lora_matrices_of_the_seven_layers_learn_and_they_are_float32(built):
+    trainer, _, _ = built
+    trained = lora_parameters(trainer.model)
+    assert len(trained) == 2 * len(TARGETS) * 2  # A and B, seven layers, two blocks
+    assert all("lora_" in name and any(target in name for target in TARGETS) for name in trained)
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+
+
+def test_the_base_is_in_nf4_with_double_quantization(built):
+    trainer, _, _ = built
+    layers = [module for module in trainer.model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    assert len(layers) == 14
+    for layer in layers:
+        assert layer.weight.dtype == torch.uint8
+        assert layer.weight.quant_state.quant_type == "nf4" and layer.weight.quant_state.nested
+
+
+def test_gradients_reach_every_lora_matrix_after_a_validation_pass(built):
+    """On CPUs with AVX512-BF16, a forward pass in eval mode can switch the backward pass off."""
+    trainer, prompt, _ = built
+    # B starts at zero, and then A gets no gradient: move it first.
+    for name, parameter in lora_parameters(trainer.model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    trainer.evaluate()
+    score(trainer.model, prompt, ["some note", "another one"], batch_size=2)
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, batch_of(trainer)).backward()
+    without = [
+        name
+        for name, parameter in lora_parameters(trainer.model).items()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    assert not without
+
+
+def test_the_loss_is_that_of_trl_on_the_answers_only(built):
+    trainer, _, _ = built
+    trainer.model.eval()
+    batch = batch_of(trainer)
+    answers = (batch["labels"] != -100).sum()
+    with torch.no_grad():
+        ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=answers)
+        theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=answers)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_training_learns_and_the_saved_adapter_gives_the_same_probabilities(built, toy_base):
+    trainer, prompt, run = built
+    log = train(trainer, run)
+    steps = log.dropna(subset=["loss"])
+    assert list(steps["step"]) == [1, 2, 3]
+    assert {"learning_rate", "step_seconds", "memory_gb", "gradient_norm"} <= set(log.columns)
+    losses = log["validation_loss"].dropna()
+    assert trainer.state.best_metric == pytest.approx(losses.min())
+    assert losses.iloc[-1] < math.log(400), "better than guessing among all tokens"
+    texts = run.read_part("test")["text"].tolist()
+    trained, _ = score(trainer.model, prompt, texts, 4)
+    reloaded = load_adapter(load_base(toy_base, choose_precision()), run.adapter_path)
+    assert abs(score(reloaded, prompt, texts, 4)[0] - trained).max() < 1e-5
+
+
+def test_a_micro_batch_that_does_not_divide_the_batch_is_refused():
+    recipe = Recipe(1.0, 1e-3, 8, 3, 4, 8, 0.0, False, 1, 0)
+    with pytest.raises(UserError, match="micro_batch: expected a divisor of effective_batch 8, found 3"):
+        _ = recipe.accumulation
+
+
+def test_lines_of_a_damaged_file_are_one_clear_error(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"id": "a"}\n{"id": ', encoding="utf-8")
+    with pytest.raises(UserError, match="expected JSON lines, could not read them"):
+        read_lines(path)
