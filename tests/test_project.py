@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import unicodedata
 from collections import Counter, defaultdict
 
 import frontmatter
@@ -128,3 +129,17 @@ def test_the_base_has_never_seen_a_sample_note(samples):
     for path, note in samples.items():
         tokens = words(note.content)
         assert not corpus & {tuple(tokens[i : i + 12]) for i in range(len(tokens) - 11)}, path
+
+
+def test_the_base_s_tokenizer_splits_text_as_its_file_says(samples):
+    """AutoTokenizer picks a class by architecture, with splitting rules of its own."""
+    from tokenizers import Tokenizer
+
+    from onelap.models import load_tokenizer
+
+    folder = PROJECT / "data/embedded_base"
+    loaded, stored = load_tokenizer(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for path, note in samples.items():
+        ids = loaded(note.content, add_special_tokens=False)["input_ids"]
+        assert ids == stored.encode(note.content, add_special_tokens=False).ids, path
+        assert loaded.decode(ids) == unicodedata.normalize("NFC", note.content), path

@@ -21,6 +21,7 @@ AdamW for the rest; linear warm-up and cool-down; bfloat16 autocast.
 import argparse
 import ast
 import hashlib
+import json
 import math
 import random
 import re
@@ -31,9 +32,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from onelap.prompts import INSTRUCTION
 
@@ -64,7 +65,7 @@ def read_docstrings() -> dict[str, str]:
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
             inside = path.relative_to(folder)
-            if folder == folders[0] and inside.parts[0] == "site-packages":
+            if inside.parts[0] == "site-packages" or "tests" in inside.parts:
                 continue
             package = re.sub(r"\W|_", " ", inside.parts[0].removesuffix(".py")).strip()
             for docstring in _docstrings_of(path):
@@ -103,26 +104,33 @@ def read_own_passages() -> list[str]:
     return [passage.strip() for passage in passages if passage.strip()]
 
 
-def train_tokenizer(docstrings: list[str], own: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text survives, Japanese included."""
+def train_tokenizer(docstrings: list[str], own: list[str]) -> Qwen2Tokenizer:
+    """Byte-level BPE: any text survives, Japanese included.
+
+    It splits text by the rules of Qwen2Tokenizer, because that is the class which AutoTokenizer
+    gives a model of this architecture, whatever rules its file says.
+    """
+    rules = Qwen2Tokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer, tokenizer.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
+    special = [END_OF_TEXT, TURN_START, TURN_END]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=[END_OF_TEXT, TURN_START, TURN_END],
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     # Own prose counts three times, so that everyday words and Japanese get tokens of their own.
     tokenizer.train_from_iterator(own * 3 + docstrings[:: max(1, len(docstrings) // 20_000)], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    learnt = json.loads(tokenizer.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=learnt["vocab"],
+        merges=[tuple(pair) for pair in learnt["merges"]],
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
+        extra_special_tokens=[TURN_START],
         chat_template=CHAT_TEMPLATE,
         model_max_length=1024,
-        clean_up_tokenization_spaces=False,
     )
 
 
@@ -130,7 +138,7 @@ Stream = tuple[np.ndarray, np.ndarray]
 """Token ids and their weights in the loss, one row each."""
 
 
-def stream(texts: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> Stream:
+def stream(texts: list[tuple[str, str]], tokenizer: Qwen2Tokenizer) -> Stream:
     """All (text, answer) pairs in one row, each closed by the end-of-text token."""
     ids, weights = [], []
     prompts = tokenizer([text for text, _ in texts], verbose=False)["input_ids"]
@@ -146,7 +154,7 @@ def plain(texts: list[str]) -> list[tuple[str, str]]:
     return [(text, "") for text in texts]
 
 
-def chats(docstrings: dict[str, str], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[tuple[str, str]]:
+def chats(docstrings: dict[str, str], tokenizer: Qwen2Tokenizer, rng: random.Random) -> list[tuple[str, str]]:
     """(prompt, answer): from which of a few packages is this text?"""
     by_package: dict[str, list[str]] = {}
     for text, package in docstrings.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from onelap import PROJECT, NotebookFailed, UserError
+from onelap import PROJECT, NotebookFailed, UserError, find_path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,9 +36,10 @@ def run(options: argparse.Namespace) -> None:
     from onelap.runner import check_inputs, run_lap
     from onelap.runs import Run, read_json
 
-    parameters = read_parameters(options.params, options.parameter)
+    params = find_path(options.params)
+    parameters = read_parameters(params, options.parameter)
     check_inputs(parameters)
-    lap = Run.create(options.params, parameters, options.run)
+    lap = Run.create(params, parameters, options.run)
     print(f"run folder: {lap.path}", flush=True)
     run_lap(lap, parameters)
     print(lap.path)
@@ -62,11 +63,10 @@ def runs(options: argparse.Namespace) -> None:
 def fetch(options: argparse.Namespace) -> None:
     """`onelap fetch`: download the base model that a parameter file names."""
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub reads it
-    from onelap import find_path
     from onelap.models import fetch_base
     from onelap.parameters import read_parameters
 
-    name = str(read_parameters(options.params, options.parameter)["base_model"])
+    name = str(read_parameters(find_path(options.params), options.parameter)["base_model"])
     if find_path(name).exists():
         print(f"{name} is a folder on this machine; there is nothing to download")
     else:
