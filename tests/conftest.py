@@ -11,8 +11,6 @@ import nbformat
 import pytest
 import yaml
 
-from onelap import PROJECT
-
 TOY_WORDS = {
     "knowledge": ["boils", "melts", "weighs", "spins", "contains", "measures", "conducts", "expands", "grams"],
     "lesson": ["burnt", "forgot", "broke", "spilled", "again", "sorry", "failed", "wished", "earlier", "checked"],
@@ -42,29 +40,16 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 def toy_base(tmp_path_factory) -> Path:
     """A Qwen2 of two layers with random weights and a byte-level tokenizer, as a model folder."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from tools.make_base import train_tokenizer
 
     folder = tmp_path_factory.mktemp("toy_base")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([note["text"] for note in toy_notes(60)], trainer)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=(PROJECT / "data/embedded_base/chat_template.jinja").read_text(encoding="utf-8"),
-    ).save_pretrained(folder)
+    tokenizer = train_tokenizer([note["text"] for note in toy_notes(60)], [])
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=400,
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,

@@ -1,6 +1,8 @@
 """The whole lap, on real parts: command line, papermill, kernels, bitsandbytes, TRL."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -101,18 +103,14 @@ def test_plain_papermill_runs_a_notebook(toy_params, tmp_path):
 
 def test_default_parameters_run_by_hand_from_the_notebooks_folder(tmp_path):
     """As JupyterLab does: no parameters, the notebook's folder as working directory."""
-    for name in ("notebooks", "data"):
-        (tmp_path / name).symlink_to(PROJECT / name)
+    for name in ("notebooks", "data/sample_notes", "data/embedded_base", "lib/onelap"):
+        shutil.copytree(PROJECT / name, tmp_path / name)
     (tmp_path / "outputs").mkdir()
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "onelap").symlink_to(PROJECT / "lib" / "onelap")
     code = (
         "import nbformat, sys; from nbclient import NotebookClient\n"
         "notebook = nbformat.read('notebooks/01_data_prep.ipynb', as_version=4)\n"
         "NotebookClient(notebook, resources={'metadata': {'path': 'notebooks'}}).execute()\n"
     )
-    import os
-
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "lib")}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120

@@ -29,6 +29,33 @@ def test_a_folder_of_markdown(tmp_path):
     assert skipped.empty
 
 
+def test_a_flat_folder_and_an_empty_source_leave_the_source_to_the_folder(tmp_path):
+    write(tmp_path, "root.md", "---\nkind: none\n---\nat the top")
+    write(tmp_path, "work/empty.md", "---\nkind: none\nsource:\n---\nin a folder")
+    notes, _ = read_notes(tmp_path, Fields())
+    assert dict(notes[["id", "source"]].values) == {"root": "", "work/empty": "work"}
+
+
+def test_kinds_as_yaml_reads_them(tmp_path):
+    for name, kind in ("list", "[lesson]"), ("number", "3"), ("boolean", "no"), ("several", "[a, b]"), ("blank", ""):
+        write(tmp_path, f"{name}.md", f"---\nkind: {kind}\n---\ntext")
+    notes, skipped = read_notes(tmp_path, Fields())
+    assert dict(notes[["id", "kind"]].values) == {"list": "lesson", "number": "3"}
+    reasons = dict(skipped[["where", "reason"]].values)
+    assert reasons["boolean.md"].startswith("`kind` is False: expected the name of a kind, in quotes")
+    assert reasons["several.md"].startswith("`kind` is ['a', 'b']: expected the name of a kind")
+    assert reasons["blank.md"] == "no kind in `kind`"
+
+
+@pytest.mark.parametrize("head", ["created: 2024-02-30", "content: x", "on: x", "2024: x", "handler: x", "a: b: c"])
+def test_odd_front_matter_is_read_or_skipped_but_never_stops_the_rest(tmp_path, head):
+    write(tmp_path, "good.md", "---\nkind: value\n---\nKindness first.")
+    write(tmp_path, "odd.md", f"---\nkind: value\n{head}\n---\ntext")
+    write(tmp_path, "json.txt", '{ "kind": ')
+    notes, skipped = read_notes(tmp_path, Fields())
+    assert len(notes) + len(skipped) == 3 and "good" in set(notes["id"])
+
+
 def test_what_is_skipped_is_listed_with_its_reason(tmp_path):
     write(tmp_path, "good.md", "---\nkind: value\n---\nKindness first.")
     write(tmp_path, "no_kind.md", "Just text.")
@@ -55,9 +82,12 @@ def test_json_lines_with_other_field_names(tmp_path):
         {"id": "x", "body": "again", "label": "a"},
         {"label": "a"},
         ["a list"],
+        {"body": "nul \x00", "label": "a"},
     ]
     path = tmp_path / "notes.jsonl"
-    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n{half", encoding="utf-8")
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    lines += ["", '{"body": "half an emoji \\ud83d", "label": "a"}', "{half"]
+    path.write_text("\n".join(lines), encoding="utf-8")
     notes, skipped = read_notes(path, Fields("body", "label", "author"))
     assert notes.to_dict(orient="records") == [
         {"id": "line-000002", "text": "two", "kind": "b", "source": ""},
@@ -67,7 +97,9 @@ def test_json_lines_with_other_field_names(tmp_path):
         "line 3": "id x occurs twice",
         "line 4": "no field `body`",
         "line 5": "not a JSON object",
-        "line 7": "not JSON",
+        "line 6": "text with NUL or half characters",
+        "line 8": "text with NUL or half characters",
+        "line 9": "not JSON",
     }
 
 
@@ -113,6 +145,7 @@ def test_a_kind_with_four_notes_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
+        (lambda folder: "", "expected a folder or a .jsonl file, found nothing"),
         (lambda folder: folder / "nowhere", "no such folder or file; set it with -p notes_path=PATH"),
         (lambda folder: write(folder, "notes.pdf", "x"), "expected a folder or a .jsonl file, found notes.pdf"),
     ],
@@ -133,9 +166,12 @@ def test_the_command_line_says_all_at_once_before_any_notebook(onelap, tmp_path)
     result = onelap(
         "run", "params/embedded.yaml", "--run", tmp_path / "run",
         "-p", f"notes_path={tmp_path}/nowhere", "-p", f"base_model={tmp_path}",
+        "-p", "lora_rnak=3", "-p", "micro_batch=3",
     )  # fmt: skip
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
+    assert "lora_rnak: unknown parameter; did you mean lora_rank?" in line
+    assert "micro_batch: expected a divisor of effective_batch 8, found 3" in line
     assert "no such folder or file" in line
     assert "expected a Hugging Face model folder, found no config.json and no tokenizer*" in line
     assert not (tmp_path / "run").exists()

@@ -21,7 +21,7 @@ def test_file_names_every_parameter_and_explains_it(path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith(f"# onelap run params/{path.name}"), "the first line is the command that runs it"
     assert set(yaml.safe_load(text)) == set(read_schema()) - {"run_dir"}
-    read_parameters(path)  # every name, type and range
+    assert read_parameters(path)[1] == []  # every name, type and range
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if re.match(r"\w+: ", line):
@@ -31,7 +31,7 @@ def test_file_names_every_parameter_and_explains_it(path):
 def test_embedded_holds_the_defaults():
     """By hand in JupyterLab, the notebooks run the embedded lap."""
     defaults = {name: parameter.default for name, parameter in read_schema().items() if name != "run_dir"}
-    given = read_parameters(PROJECT / "params/embedded.yaml")
+    given, _ = read_parameters(PROJECT / "params/embedded.yaml")
     given.pop("run_dir")
     assert given == defaults
 
@@ -64,10 +64,8 @@ def test_all_problems_are_reported_together(tmp_path):
         "run_dir: here\n",
         encoding="utf-8",
     )
-    with pytest.raises(UserError) as caught:
-        read_parameters(path, ["lora_rnak=4", "seed=x", "nothing"])
-    message = str(caught.value)
-    for expected in (
+    _, problems = read_parameters(path, ["lora_rnak=4", "seed=x", "nothing"])
+    assert set(problems) == {
         "max_lenght: unknown parameter; did you mean max_length?",
         "learning_rate: expected float, found str '2e-4' (YAML reads 2e-4 as text: write 2.0e-04)",
         "epochs: expected float, found str 'many'",
@@ -78,14 +76,15 @@ def test_all_problems_are_reported_together(tmp_path):
         "lora_rnak: unknown parameter; did you mean lora_rank?",
         "seed: expected int, found str 'x'",
         "-p nothing: expected name=value",
-    ):
-        assert expected in message
+    }
 
 
 def test_overrides_win_and_take_the_parameter_s_type(tmp_path):
     path = tmp_path / "some.yaml"
     path.write_text("epochs: 2\nkind_field: label\n", encoding="utf-8")
-    values = read_parameters(path, ["learning_rate=2e-4", "source_field=author=x", "show_text=true", "max_length=128"])
+    overrides = ["learning_rate=2e-4", "source_field=author=x", "show_text=true", "max_length=128"]
+    values, problems = read_parameters(path, overrides)
+    assert not problems
     assert values["epochs"] == 2.0 and isinstance(values["epochs"], float)
     assert values["learning_rate"] == 2e-4
     assert values["source_field"] == "author=x"

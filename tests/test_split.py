@@ -27,9 +27,16 @@ def test_no_source_is_on_both_sides_and_kinds_keep_their_shares():
     assert by_part.loc["test"].to_dict() == pytest.approx({"a": 0.5, "b": 1 / 3, "c": 1 / 6}, abs=0.05)
 
 
+@pytest.mark.parametrize(("test", "validation"), [(0.4, 0.1), (0.1, 0.3), (0.45, 0.2)])
+def test_shares_come_out_as_asked(test, validation):
+    shares = split_notes(notes_of(40, 6), test, validation, seed=0)["part"].value_counts(normalize=True)
+    assert shares["test"] == pytest.approx(test, abs=0.03)
+    assert shares["validation"] == pytest.approx(validation, abs=0.03)
+
+
 def test_the_same_seed_gives_the_same_split_and_another_one_another():
     notes = notes_of(20, 12)
-    first, again, other = (split_notes(notes, 0.2, 0.15, seed)["part"] for seed in (0, 0, 100))
+    first, again, other = (split_notes(notes, 0.2, 0.15, seed)["part"] for seed in (0, 0, 1))
     assert first.equals(again) and not first.equals(other)
 
 
@@ -38,6 +45,15 @@ def test_without_sources_every_note_stands_for_itself():
     assert not grouped(notes)
     split = split_notes(notes, 0.2, 0.15, seed=0)
     assert set(split["part"]) == {"train", "validation", "test"}
+
+
+def test_notes_of_unknown_source_do_not_hang_together():
+    notes = pd.concat([notes_of(6, 10), notes_of(1, 40).assign(source="")], ignore_index=True)
+    notes["id"] = [str(number) for number in range(len(notes))]
+    split = split_notes(notes, 0.2, 0.2, seed=0)
+    assert grouped(notes)
+    assert set(split.loc[split["source"] == "", "part"]) == {"train", "validation", "test"}
+    assert split[split["source"] != ""].groupby("source")["part"].nunique().max() == 1
 
 
 def test_a_kind_of_two_sources_stays_learnable_and_one_of_a_single_source_too():

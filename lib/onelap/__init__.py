@@ -33,6 +33,8 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning)
 # bitsandbytes would like a kernel from the hub; its own does.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# The trainer aligns the model's special tokens with the tokenizer's, and says so.
+logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The folder that holds notebooks/, params/, data/ and outputs/."""

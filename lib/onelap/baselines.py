@@ -25,8 +25,8 @@ def tfidf(train: pd.DataFrame, texts: list[str], kinds: list[str]) -> tuple[np.n
     """
     model = make_pipeline(
         make_union(
-            TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=2, sublinear_tf=True),
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
         ),
         LogisticRegression(C=10.0, class_weight="balanced", max_iter=2000),
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8")  # a Windows console defaults to a code page without → and ü
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a closed terminal, a shutdown: as Ctrl-C
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     traceback = False
     try:
         options = _parser().parse_args(arguments)
@@ -21,8 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.command(options)
     except UserError as error:
         return _complain(error, 2)
-    except KeyboardInterrupt:
-        return _complain("interrupted; what was finished is kept in the run folder", 1)
+    except KeyboardInterrupt as interrupt:
+        return _complain(f"interrupted{interrupt}", 1)
     except Exception as error:
         if traceback:
             raise
@@ -33,12 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> None:
     """`onelap run`: the five notebooks."""
     from onelap.parameters import read_parameters
-    from onelap.runner import check_inputs, run_lap
+    from onelap.runner import resolve_inputs, run_lap
     from onelap.runs import Run, read_json
 
     params = find_path(options.params)
-    parameters = read_parameters(params, options.parameter)
-    check_inputs(parameters)
+    parameters, problems = read_parameters(params, options.parameter)
+    problems += resolve_inputs(parameters)
+    if problems:
+        raise UserError(f"{params.name}: {'; '.join(problems)}")
     lap = Run.create(params, parameters, options.run)
     print(f"run folder: {lap.path}", flush=True)
     run_lap(lap, parameters)
@@ -66,7 +72,10 @@ def fetch(options: argparse.Namespace) -> None:
     from onelap.models import fetch_base
     from onelap.parameters import read_parameters
 
-    name = str(read_parameters(find_path(options.params), options.parameter)["base_model"])
+    parameters, problems = read_parameters(find_path(options.params), options.parameter)
+    if problems:
+        raise UserError(f"{options.params}: {'; '.join(problems)}")
+    name = str(parameters["base_model"])
     if find_path(name).exists():
         print(f"{name} is a folder on this machine; there is nothing to download")
     else:

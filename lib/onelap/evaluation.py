@@ -128,21 +128,26 @@ def state(accuracy: dict[str, float], pairs: list[dict]) -> str:
     }[cheap["verdict"]]
     return (
         f"base {percent(accuracy['base'])} → qlora {percent(accuracy['qlora'])} on {tuned['n']} frozen test notes "
-        f"({100 * difference['value']:+.0f} points, 95 % interval {100 * difference['low']:.0f} to "
-        f"{100 * difference['high']:.0f}): {against_base}; tfidf {percent(accuracy['tfidf'])}: {against_tfidf}"
+        f"({points(difference['value']):+d} points, 95 % interval {points(difference['low'])} to "
+        f"{points(difference['high'])}): {against_base}; tfidf {percent(accuracy['tfidf'])}: {against_tfidf}"
     )
 
 
 def percent(share: float | None) -> str:
     """A share for reading: `48 %`, or a dash where there is none."""
-    return "–" if share is None else f"{100 * share:.0f} %"
+    return "–" if share is None else f"{points(share)} %"
+
+
+def points(share: float) -> int:
+    """A share or a difference of shares in percentage points, rounded; never -0."""
+    return round(100 * share)
 
 
 def with_interval(rate: dict) -> str:
     """A rate for reading: `48 % (38 to 58)`."""
     if rate["value"] is None:
         return "–"
-    return f"{percent(rate['value'])} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
+    return f"{percent(rate['value'])} ({points(rate['low'])} to {points(rate['high'])})"
 
 
 def _pair(pairs: list[dict], a: str, b: str) -> dict:
@@ -232,8 +237,8 @@ def pairs_table(pairs: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             f"{pair['a']} → {pair['b']}": {
-                "points (95 % interval)": "{value:+.0f} ({low:+.0f} to {high:+.0f})".format(
-                    **{name: 100 * value for name, value in pair["difference"].items()}
+                "points (95 % interval)": "{value:+d} ({low:+d} to {high:+d})".format(
+                    **{name: points(value) for name, value in pair["difference"].items()}
                 ),
                 "gained": pair["gained"],
                 "lost": pair["lost"],

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import confusion_matrix
 
@@ -116,7 +117,7 @@ def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> None:
                 continue
             y = row + (offset - (len(metrics) - 1) / 2) * height
             axes.plot([recall["low"], recall["high"]], [y, y], color=colours[arm], linewidth=2, alpha=0.45)
-            axes.plot(recall["value"], y, "o", color=colours[arm], label=arm if row == 0 else None)
+            axes.plot(recall["value"], y, "o", color=colours[arm])
     first = next(iter(metrics.values()))["recall"]
     axes.set_yticks(range(len(kinds)), [f"{kind} (n={first[kind]['n']})" for kind in kinds])
     axes.invert_yaxis()
@@ -127,7 +128,8 @@ def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> None:
         title="Recall by kind, with 95 % intervals",
         xlabel="share of the test notes of that kind that were found",
     )
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    shown = [Line2D([], [], color=colour, marker="o", label=arm) for arm, colour in colours.items()]
+    axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def recall_change(before: dict, after: dict, kinds: list[str]) -> None:
@@ -140,8 +142,8 @@ def recall_change(before: dict, after: dict, kinds: list[str]) -> None:
         axes.plot([new["low"], new["high"]], [row, row], color=BLUE, linewidth=7, alpha=0.2)
         arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 1.5, "shrinkA": 5, "shrinkB": 5}
         axes.annotate("", (new["value"], row), (old["value"], row), arrowprops=arrow)
-        axes.plot(old["value"], row, "o", markerfacecolor="white", color=GREY, label="base" if row == 0 else None)
-        axes.plot(new["value"], row, "o", color=BLUE, label="qlora, with 95 % interval" if row == 0 else None)
+        axes.plot(old["value"], row, "o", markerfacecolor="white", color=GREY)
+        axes.plot(new["value"], row, "o", color=BLUE)
     axes.set_yticks(range(len(kinds)), [f"{kind} (n={after['recall'][kind]['n']})" for kind in kinds])
     axes.invert_yaxis()
     axes.set_xlim(-0.03, 1.03)
@@ -151,7 +153,11 @@ def recall_change(before: dict, after: dict, kinds: list[str]) -> None:
         title="Recall by kind, before and after",
         xlabel="share of the test notes of that kind that were found",
     )
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    shown = [
+        Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor="white", label="base"),
+        Line2D([], [], color=BLUE, marker="o", label="qlora, with 95 % interval"),
+    ]
+    axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def training_curves(log: pd.DataFrame, best_step: int) -> None:

@@ -9,29 +9,19 @@ from pathlib import Path
 from onelap import UserError, find_path
 
 WEIGHTS = "*.safetensors"
+NEEDED = ["config.json", "tokenizer*", WEIGHTS]
+FETCHED = [WEIGHTS, "*.json", "*.txt", "*.jinja", "*.model"]
 
 
 def locate_base(name: str) -> Path:
     """The folder of a base model. Raises UserError where it is no model or not downloaded."""
     path = find_path(name)
-    if path.exists():
-        missing = [pattern for pattern in ("config.json", "tokenizer*", WEIGHTS) if not any(path.glob(pattern))]
-        if missing:
-            raise UserError(
-                f"base_model {path}: expected a Hugging Face model folder, found no {' and no '.join(missing)}"
-            )
-        return path
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UserError(f"base_model {name}: no such folder, and no model name like Qwen/Qwen2.5-3B-Instruct")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise UserError(
-            f"base_model {name}: neither a folder nor downloaded; `onelap fetch PARAMS.yaml` downloads it"
-        ) from None
+    if not path.is_dir():
+        path = _downloaded(name)
+    missing = [pattern for pattern in NEEDED if not any(path.glob(pattern))]
+    if missing:
+        raise UserError(f"base_model {path}: expected a Hugging Face model folder, found no {' and no '.join(missing)}")
+    return path
 
 
 def fetch_base(name: str) -> Path:
@@ -41,20 +31,36 @@ def fetch_base(name: str) -> Path:
     licence that must be accepted first).
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, "*.json", "*.txt", "*.jinja", "*.model"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return Path(snapshot_download(name, allow_patterns=FETCHED))
+    except Exception as error:  # whatever the network, the hub or the disk comes up with
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"base_model {name}: not downloaded: {reason}") from None
 
 
+def _downloaded(name: str) -> Path:
+    """The folder in which the hub's client keeps a model that was fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        # The same files as were fetched, or the client calls the download incomplete.
+        return Path(snapshot_download(name, allow_patterns=FETCHED, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        raise UserError(
+            f"base_model {name}: there is no such folder, and no model of that name has been downloaded; "
+            "`onelap fetch PARAMS.yaml` downloads one from the hub"
+        ) from None
+
+
 def load_tokenizer(base: Path):
-    """The base's tokenizer, padded on the left for scoring."""
+    """The base's tokenizer, padding on the left. Raises UserError where it has no end token."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+    if tokenizer.eos_token is None:
+        raise UserError(f"base_model {base}: expected a tokenizer with an end token (eos_token), found none")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -1,7 +1,7 @@
 """Reading labelled notes: a folder of Markdown or text files, or a JSON-lines file.
 
-A note becomes one row `id, text, kind, source`. What cannot be read is listed with its
-reason, never dropped silently; nothing on disk is changed.
+A note becomes one row `id, text, kind, source`; an unknown source is an empty one. What cannot
+be read is listed with its reason, never dropped silently; nothing on disk is changed.
 """
 
 import json
@@ -12,6 +12,7 @@ import frontmatter
 import pandas as pd
 import py3langid
 import yaml
+from frontmatter.default_handlers import YAMLHandler
 
 from onelap import UserError, find_path
 
@@ -32,6 +33,8 @@ class Fields:
 def locate_notes(name: str) -> Path:
     """The notes' folder or file. Raises UserError where it is missing or of another type."""
     path = find_path(name)
+    if not name.strip():
+        raise UserError("notes_path: expected a folder or a .jsonl file, found nothing; is a shell variable unset?")
     if path.is_dir() or (path.is_file() and path.suffix.lower() in LINES_SUFFIXES):
         return path
     if path.exists():
@@ -114,16 +117,16 @@ def _files_of(folder: Path, fields: Fields):
             yield inside.as_posix(), f"not a note: {path.suffix or 'no'} suffix"
             continue
         try:
-            post = frontmatter.loads(path.read_text(encoding="utf-8-sig"))
+            head, text = frontmatter.parse(path.read_text(encoding="utf-8-sig"), handler=YAMLHandler())
         except UnicodeDecodeError:
             yield inside.as_posix(), "not UTF-8"
         except OSError as error:
             yield inside.as_posix(), f"unreadable: {error.strerror}"
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # a date of 30 February is a ValueError
             yield inside.as_posix(), "broken front matter"
         else:
-            values = post.metadata | {fields.text: post.content}
-            values.setdefault(fields.source, inside.parent.as_posix())
+            folder_name = inside.parent.as_posix().removeprefix(".")
+            values = head | {fields.text: text, fields.source: head.get(fields.source) or folder_name}
             yield inside.as_posix(), _note(inside.with_suffix("").as_posix(), values, fields)
 
 
@@ -153,12 +156,27 @@ def _note(identity: str, values: dict, fields: Fields) -> dict | str:
     text, kind = values.get(fields.text), values.get(fields.kind)
     if not isinstance(text, str) or not text.strip():
         return "no text" if fields.text in values else f"no field `{fields.text}`"
-    if not isinstance(kind, str) or not kind.strip():
+    if isinstance(kind, list) and len(kind) == 1:
+        (kind,) = kind
+    if kind is None or kind == "" or kind == []:
         return f"no kind in `{fields.kind}`"
+    if isinstance(kind, bool) or not isinstance(kind, str | int):
+        return f"`{fields.kind}` is {kind!r}: expected the name of a kind, in quotes where YAML reads it otherwise"
+    if "\x00" in text or not _is_unicode(text):
+        return "text with NUL or half characters"
     source = values.get(fields.source)
     return {
         "id": identity,
         "text": text.strip(),
-        "kind": " ".join(kind.lower().split()),
+        "kind": " ".join(str(kind).lower().split()),
         "source": "" if source is None else str(source),
     }
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half an emoji, which JSON can carry and no file can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

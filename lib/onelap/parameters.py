@@ -59,11 +59,12 @@ def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
     return schema
 
 
-def read_parameters(path: Path, overrides: list[str] = ()) -> dict[str, object]:
+def read_parameters(path: Path, overrides: list[str] = ()) -> tuple[dict[str, object], list[str]]:
     """All parameters of a lap: defaults, then the file, then `name=value` overrides.
 
-    Raises UserError with every problem at once: unknown names with the nearest known one, wrong
-    types, values out of range, malformed overrides.
+    Returns (values, problems), so that problems of other sorts can be told in the same message:
+    unknown names with the nearest known one, wrong types, values out of range, malformed
+    overrides. Raises UserError where the file is none.
     """
     schema = read_schema()
     given, problems = _read_file(path), []
@@ -85,12 +86,18 @@ def read_parameters(path: Path, overrides: list[str] = ()) -> dict[str, object]:
         else:
             if schema[name].type is float and type(value) is int:
                 value = float(value)
-            problems.append(schema[name].problem_with(value))
-            values[name] = value
-    problems = [problem for problem in problems if problem]
-    if problems:
-        raise UserError(f"{path}: " + "; ".join(problems))
-    return values
+            problem = schema[name].problem_with(value)
+            problems.append(problem)
+            values[name] = values[name] if problem else value
+    return values, [problem for problem in problems if problem]
+
+
+def accumulation_steps(effective_batch: int, micro_batch: int) -> int:
+    """Micro-batches an optimizer step. Raises UserError where they do not fill the batch exactly."""
+    steps, rest = divmod(effective_batch, micro_batch)
+    if rest or not steps:
+        raise UserError(f"micro_batch: expected a divisor of effective_batch {effective_batch}, found {micro_batch}")
+    return steps
 
 
 def _read_file(path: Path) -> dict[str, object]:

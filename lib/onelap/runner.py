@@ -1,10 +1,10 @@
 """The five notebooks of a lap, one after the other, through papermill."""
 
+import contextlib
 import os
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -18,7 +18,7 @@ from traitlets.config import Config
 from onelap import NotebookFailed, UserError, find_path
 from onelap.models import locate_base
 from onelap.notes import locate_notes
-from onelap.parameters import NOTEBOOKS, read_schema
+from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
 from onelap.runs import Run, now
 
 # Note text passes between runner and kernel over loopback; other users of the machine could listen.
@@ -26,40 +26,92 @@ ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
 ADVICE = {
     "OutOfMemory": LESS_MEMORY,
+    "not finite": "try a lower learning_rate, or a base that was trained in this number format",
     "No space left": "free some space or choose another disk with --run DIR",
 }
 HEARTBEAT = {True: 1.0, False: 60.0}  # seconds between signs of life, on a terminal and in a log
 
 
 class ReportingEngine(NBClientEngine):
-    """Papermill's engine, telling `on_cell(index)` which cell starts."""
+    """Papermill's engine, telling `on_cell(number, of)` which code cell starts: In [number]."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, on_cell, **options):
         """Execute the notebook held by papermill's `nb_man`."""
         start = nb_man.cell_start
+        code = [index for index, cell in enumerate(nb_man.nb.cells) if cell.cell_type == "code"]
 
         def report(cell, cell_index=None, **details):
-            on_cell(cell_index)
+            if cell_index in code:
+                on_cell(code.index(cell_index) + 1, len(code))
             start(cell, cell_index, **details)
 
         nb_man.cell_start = report
         return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
 
+class Progress:
+    """Which cell of which notebook is running, for how long, on standard output."""
+
+    def __init__(self, name: str):
+        self.name, self.cell, self.of = name, 0, 0
+        self.started = time.monotonic()
+        self.terminal = sys.stdout.isatty()
+        self.finished = threading.Event()
+        self.ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self):
+        self.ticker.start()
+        return self
+
+    def __exit__(self, *_):
+        self.finished.set()
+        self.ticker.join()
+        self._show(end="\n")
+
+    def on_cell(self, number: int, of: int) -> None:
+        """A cell starts; `ReportingEngine` calls this."""
+        self.cell, self.of = number, of
+
+    @property
+    def place(self) -> str:
+        """Notebook and cell, as in `03_train, In [7]`."""
+        return f"{self.name}, In [{self.cell}]"
+
+    @property
+    def seconds(self) -> float:
+        """Since the notebook began."""
+        return round(time.monotonic() - self.started, 1)
+
+    def _tick(self) -> None:
+        while not self.finished.wait(HEARTBEAT[self.terminal]):
+            self._show(end="" if self.terminal else "\n")
+
+    def _show(self, end: str) -> None:
+        start = "\r" if self.terminal else ""
+        print(f"{start}{self.name}  In [{self.cell}] of {self.of}  {self.seconds:.0f} s ", end=end, flush=True)
+
+
 papermill_engines.register("onelap", ReportingEngine)
 
 
-def check_inputs(parameters: dict) -> None:
-    """Raise one UserError with everything that is wrong about the notes' and the base's paths."""
+def resolve_inputs(parameters: dict) -> list[str]:
+    """Make the paths of notes and base absolute, in place; returns all that is wrong with the values."""
     problems = []
-    for locate, name in (locate_notes, "notes_path"), (locate_base, "base_model"):
+
+    def attempt(function, *values):
         try:
-            parameters[name] = _portable(locate, parameters[name])
+            return function(*values)
         except UserError as error:
             problems.append(str(error))
-    if problems:
-        raise UserError("; ".join(problems))
+
+    notes = attempt(locate_notes, parameters["notes_path"])
+    base = attempt(locate_base, parameters["base_model"])
+    attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
+    parameters["notes_path"] = str(notes)
+    if base == find_path(parameters["base_model"]):  # a hub model keeps its name
+        parameters["base_model"] = str(base)
+    return problems
 
 
 def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> None:
@@ -69,22 +121,25 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
     NotebookFailed for any other end, KeyboardInterrupt for an interrupt. The failing notebook
     is kept, the later ones are not run.
     """
-    # Every kernel inherits it: without, `import trl` fails on Windows.
+    # Every kernel inherits these. Without the first, `import trl` fails on Windows; TRL refuses
+    # a second visible GPU.
     os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     started = time.monotonic()
+    status, error = "failed", None
     try:
         for notebook in notebooks:
             _run_notebook(run, notebook, parameters)
         status = "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
+    except KeyboardInterrupt as interrupt:
+        status, error = "interrupted", f"interrupted{interrupt}"
         raise
-    except BaseException:
-        status = "failed"
+    except Exception as failure:
+        error = str(failure)
         raise
     finally:
         seconds = round(time.monotonic() - started, 1)
-        _note_end(run, status=status, finished=now(), actual={"seconds": seconds})
+        _note_end(run, status=status, error=error, finished=now(), actual={"seconds": seconds})
 
 
 def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
@@ -93,50 +148,47 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
     values = {key: value for key, value in parameters.items() if key in wanted} | {"run_dir": str(run.path)}
     # Papermill rewrites its output in place; it gets its final name when it is whole.
     working, final = run.path / f".{name}.running.ipynb", run.path / f"{name}.ipynb"
-    cells = len(nbformat.read(source, as_version=4).cells) + 1  # and the injected parameters
-    started = time.monotonic()
-    status = "failed"
-    run.update(notebooks={name: {"status": "running", "started": now()}})
+    entry = {"status": "running", "started": now()}
+    run.update(notebooks={name: entry})
     children = set(psutil.Process().children())
+    progress = Progress(name)
+    entry["status"] = "failed"
     try:
-        with _progress(name, cells) as on_cell:
+        with progress:
             notebook = papermill.execute_notebook(
                 source,
                 str(working).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
                 values,
                 engine_name="onelap",
                 progress_bar=False,
-                on_cell=on_cell,
+                on_cell=progress.on_cell,
                 cwd=str(run.path),
                 config=ENCRYPTED,
             )
             _refuse_early_exit(notebook)
-        status = "done"
+        entry["status"] = "done"
     except PapermillExecutionError as error:
-        raise _failure(error, name, final) from None
+        raise _failure(error, progress, final) from None
     except DeadKernelError:
-        told = f"{name}: the kernel was killed, most often because memory ran out; {final} shows how far it came"
-        raise NotebookFailed(f"{told}; {LESS_MEMORY}") from None
+        told = f"{progress.place}: the kernel was killed, most often because memory ran out"
+        raise NotebookFailed(f"{told}; {LESS_MEMORY}; {final} shows how far it came") from None
     except OSError as error:
-        raise NotebookFailed(f"{name}: {error}{_advice(str(error))}") from None
+        raise NotebookFailed(f"{progress.place}: {error}{_advice(str(error))}") from None
     except KeyboardInterrupt:
-        status = "interrupted"
-        raise
+        entry["status"] = "interrupted"
+        raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept in {run.path}") from None
     finally:
         _end_kernels(children)
         _keep(working, final)
-        seconds = round(time.monotonic() - started, 1)
-        _note_end(run, notebooks={name: {"status": status, "seconds": seconds}})
+        _note_end(run, notebooks={name: entry | {"seconds": progress.seconds}})
 
 
-def _failure(error: PapermillExecutionError, name: str, final: Path) -> Exception:
+def _failure(error: PapermillExecutionError, progress: Progress, final: Path) -> Exception:
     """The exception for a cell that raised: the user's mistake or ours."""
     if error.ename == "UserError":
-        return UserError(f"{name}: {error.evalue}")
+        return UserError(f"{progress.name}: {error.evalue}")
     line = f"{error.ename}: {(error.evalue.splitlines() or [''])[0]}"
-    return NotebookFailed(
-        f"{name}, cell {error.cell_index + 1}: {line}; the notebook with its traceback is {final}{_advice(line)}"
-    )
+    return NotebookFailed(f"{progress.place}: {line}{_advice(line)}; the notebook with its traceback is {final}")
 
 
 def _advice(error: str) -> str:
@@ -177,36 +229,5 @@ def _note_end(run: Run, **changes: object) -> None:
 def _end_kernels(before: set[psutil.Process]) -> None:
     """An interrupted papermill leaves its kernel behind, with the memory that it holds."""
     for process in set(psutil.Process().children()) - before:
-        process.kill()
-
-
-@contextmanager
-def _progress(name: str, cells: int):
-    """Show the notebook, the cell and the time; yields the function that papermill's engine calls."""
-    terminal = sys.stdout.isatty()
-    started, cell, finished = time.monotonic(), [0], threading.Event()
-
-    def line() -> str:
-        return f"{name}  cell {cell[0]}/{cells}  {time.monotonic() - started:.0f} s"
-
-    def show() -> None:
-        while not finished.wait(HEARTBEAT[terminal]):
-            print(f"\r{line()} " if terminal else line(), end="" if terminal else "\n", flush=True)
-
-    def on_cell(index: int) -> None:
-        cell[0] = index + 1
-
-    ticker = threading.Thread(target=show, daemon=True)
-    ticker.start()
-    try:
-        yield on_cell
-    finally:
-        finished.set()
-        ticker.join()
-        print(f"\r{line()} " if terminal else line(), flush=True)
-
-
-def _portable(locate, name: str) -> str:
-    """The absolute path of a local folder or file; a hub model keeps its name."""
-    located = locate(name)
-    return str(located) if find_path(name) == located else name
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -116,7 +116,7 @@ class Run:
             status="running",
             params=params_file.name,
             started=now(),
-            process=os.getpid(),
+            process=_this_process(),
             notebooks={},
             git=_git_state(),
             versions=_versions(),
@@ -184,7 +184,11 @@ class Run:
             columns = notes.loc[notes["part"] == part, ["id", "text", "kind", "source"]]
             write_lines(file, columns)
         write_json(self.dataset_path / "manifest.json", manifest)
-        self.update(hashes={"data": hash_files(*files.values())})
+        digest = hash_files(*files.values())
+        if self.record.get("hashes", {}).get("data") not in (None, digest):
+            # Results of other notes must not be read as if they were of these.
+            self.clear(self.path / "arms", self.training_path, self.adapter_path, self.comparison_path)
+        self.update(hashes={"data": digest})
 
     def read_part(self, part: str) -> pd.DataFrame:
         """Columns `id, text, kind, source` of one part."""
@@ -206,7 +210,10 @@ class Run:
     def read_arm(self, arm: str, notebook: str) -> tuple[pd.DataFrame, dict]:
         """Predictions and metrics of an arm; `notebook` is the one that makes it."""
         folder = self.require(self.path / "arms" / arm, notebook)
-        return read_lines(folder / "predictions.jsonl"), read_json(folder / "metrics.json")
+        predictions, metrics = read_lines(folder / "predictions.jsonl"), read_json(folder / "metrics.json")
+        if list(predictions["id"]) != list(self.read_part("test")["id"]):
+            raise UserError(f"{folder} was measured on other test notes: run {notebook} again")
+        return predictions, metrics
 
 
 def write_lines(path: Path, table: pd.DataFrame) -> None:
@@ -253,17 +260,30 @@ def list_runs(outputs: Path) -> pd.DataFrame:
 def _status(record: dict) -> str:
     """As recorded, except that a run whose process is gone without a word was killed."""
     status = record.get("status", "unknown")
-    if status == "running" and not psutil.pid_exists(record.get("process", -1)):
+    if status == "running" and not _alive(record.get("process", {})):
         return "killed"
     return status
+
+
+def _this_process() -> dict:
+    """Number and start, since numbers are used again."""
+    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _alive(process: dict) -> bool:
+    try:
+        return psutil.Process(process["pid"]).create_time() == process["started"]
+    except (KeyError, psutil.Error):
+        return False
 
 
 def _git_state() -> dict:
     def git(*arguments: str) -> str | None:
         try:
             command = ["git", "-C", str(PROJECT), *arguments]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
+            found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+            return found.stdout.strip()
+        except (OSError, UnicodeDecodeError, subprocess.CalledProcessError):
             return None
 
     changes = git("status", "--porcelain")
@@ -279,8 +299,9 @@ def _hardware() -> dict:
     """What can be told without importing torch; the GPU's name comes from its driver's tool."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        gpus = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")
-    except (OSError, subprocess.SubprocessError):
+        found = subprocess.run(query, capture_output=True, text=True, encoding="utf-8", check=True, timeout=20)
+        gpus = found.stdout.splitlines()
+    except (OSError, UnicodeDecodeError, subprocess.SubprocessError):
         gpus = []
     return {
         "system": f"{platform.system()} {platform.release()}",

@@ -18,7 +18,8 @@ def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.
     """Probabilities of shape (notes, kinds), in the order of `prompt.answers`, and seconds a note.
 
     p(kind) is the softmax over the kinds of log p(answer tokens | prompt). Notes are batched
-    by length, which saves padding and does not depend on their order.
+    by length, which saves padding and does not depend on their order. Raises FloatingPointError
+    where the model overflows.
     """
     model.eval()
     encoded = [prompt.encode(text) for text in texts]
@@ -28,6 +29,8 @@ def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.
     for first in range(0, len(texts), batch_size):
         chosen = by_length[first : first + batch_size]
         scores = answer_log_likelihoods(model, prompt, [encoded[index] for index in chosen])
+        if not torch.isfinite(scores).all():
+            raise FloatingPointError(f"the model gives scores that are not finite in {model.dtype}")
         probabilities[chosen] = torch.softmax(scores, dim=-1).cpu().numpy()
     return probabilities, (time.perf_counter() - start) / len(texts)
 

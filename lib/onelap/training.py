@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, TrainerCallback
 
 from onelap import UserError
+from onelap.parameters import accumulation_steps
 from onelap.precision import Precision
 from onelap.prompts import Prompt
 from onelap.runs import Run
@@ -46,13 +47,8 @@ class Recipe:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches an optimizer step. Raises UserError where they do not fill the batch exactly."""
-        steps, rest = divmod(self.effective_batch, self.micro_batch)
-        if rest or not steps:
-            raise UserError(
-                f"micro_batch: expected a divisor of effective_batch {self.effective_batch}, found {self.micro_batch}"
-            )
-        return steps
+        """Micro-batches an optimizer step."""
+        return accumulation_steps(self.effective_batch, self.micro_batch)
 
 
 class TrainingLog(TrainerCallback):
@@ -73,6 +69,8 @@ class TrainingLog(TrainerCallback):
     def on_log(self, args, state, control, logs, **_):
         """One line for each training step and for each validation pass."""
         line = {"step": state.global_step, "epoch": round(state.epoch, 4)}
+        if not math.isfinite(logs.get("loss", logs.get("eval_loss", 0.0))):
+            raise FloatingPointError(f"the loss is not finite at step {state.global_step}")
         if "loss" in logs:
             line |= {
                 "loss": logs["loss"],
@@ -129,7 +127,10 @@ def peak_memory_gb() -> float:
 
 
 def add_lora(model, recipe: Recipe):
-    """Put fresh LoRA matrices on the seven linear layers of every block."""
+    """Put fresh LoRA matrices on the seven linear layers of every block.
+
+    Raises UserError for a base whose blocks have other layers (fused ones, say).
+    """
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
@@ -138,7 +139,12 @@ def add_lora(model, recipe: Recipe):
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(recipe.seed)
-    return get_peft_model(model, config)
+    model = get_peft_model(model, config)
+    adapted = {name.rpartition(".")[2] for name in model.targeted_module_names}
+    if adapted != set(TARGETS):
+        missing = ", ".join(target for target in TARGETS if target not in adapted)
+        raise UserError(f"base_model: expected blocks with {', '.join(TARGETS)}, as Qwen2 and Llama have; no {missing}")
+    return model
 
 
 def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run) -> AnswerTrainer:
@@ -154,11 +160,12 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
         per_device_train_batch_size=recipe.micro_batch,
-        per_device_eval_batch_size=recipe.micro_batch,
+        # Not the micro-batch: the choice of the best adapter must not depend on the memory at hand.
+        per_device_eval_batch_size=recipe.effective_batch,
         gradient_accumulation_steps=recipe.accumulation,
         gradient_checkpointing=recipe.gradient_checkpointing,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, round(0.05 * steps)),
+        warmup_steps=round(0.05 * steps),
         optim="paged_adamw_8bit" if precision.device != "cpu" else "adamw_torch",
         bf16=precision.bf16,
         fp16=precision.fp16,

@@ -1,0 +1,71 @@
+"""Finding a base model: folders, and what the hub's client keeps."""
+
+import json
+import shutil
+
+import pytest
+
+from onelap import UserError
+from onelap.models import load_base, load_tokenizer, locate_base
+from onelap.precision import choose_precision
+from onelap.training import add_lora
+from tests.test_training import RECIPE
+
+NAME, COMMIT = "Somebody/Toy-0.1B", "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(toy_base, tmp_path, monkeypatch):
+    """The cache as huggingface_hub leaves it: a snapshot, and the list of all files of the repository."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--Somebody--Toy-0.1B"
+    shutil.copytree(toy_base, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(COMMIT, encoding="utf-8")
+    return repository / "snapshots" / COMMIT
+
+
+def test_a_downloaded_model_is_found_by_its_name(hub_cache):
+    assert locate_base(NAME) == hub_cache
+
+
+def test_a_downloaded_model_without_safetensors_is_refused(hub_cache):
+    (hub_cache / "model.safetensors").rename(hub_cache / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"found no \*.safetensors"):
+        locate_base(NAME)
+
+
+@pytest.mark.parametrize("name", ["Somebody/Unknown", "no-such-folder", "C:/models/odd name", ""])
+def test_an_unknown_name_says_how_to_fetch(name):
+    with pytest.raises(UserError, match=r"base_model|onelap fetch"):
+        locate_base(name)
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(toy_base, tmp_path):
+    folder = shutil.copytree(toy_base, tmp_path / "base")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["eos_token"] = None
+    config["model_max_length"] = 512
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match="expected a tokenizer with an end token"):
+        load_tokenizer(folder)
+
+
+def test_a_base_with_fused_layers_is_refused(tmp_path):
+    """Phi-3 has one matrix for q, k and v: LoRA would quietly adapt two layers of seven."""
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        pad_token_id=0,
+    )
+    Phi3ForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"expected blocks with q_proj, .* as Qwen2 and Llama have; no q_proj"):
+        add_lora(load_base(tmp_path, choose_precision()), RECIPE)
