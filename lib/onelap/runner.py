@@ -21,8 +21,14 @@ from onelap.notes import locate_notes
 from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
 from onelap.runs import Run, now
 
-# Note text passes between runner and kernel over loopback; other users of the machine could listen.
-ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
+KERNELS = Config(
+    {
+        # Note text passes between runner and kernel over loopback; other users of the machine could listen.
+        "KernelManager": {"transport_encryption": "auto"},
+        # What goes wrong in a cell is in the notebook; what a kernel says when it is stopped helps nobody.
+        "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]},
+    }
+)
 LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
 ADVICE = {
     "OutOfMemory": LESS_MEMORY,
@@ -163,7 +169,7 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
                 progress_bar=False,
                 on_cell=progress.on_cell,
                 cwd=str(run.path),
-                config=ENCRYPTED,
+                config=KERNELS,
             )
             _refuse_early_exit(notebook)
         entry["status"] = "done"
