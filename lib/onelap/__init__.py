@@ -25,7 +25,7 @@ from pathlib import Path
 
 # Set before any Hugging Face library is imported: nothing is looked up, nothing is reported.
 # `onelap fetch` alone goes online, and asks for it itself.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 # Said by the libraries to each other, not to a reader of the notebooks.
