@@ -6,16 +6,17 @@ the prose in the docstrings of the standard library and of the installed package
 passages in `data/base_corpus/`, written for this project. It has never seen the sample
 notes.
 
-Three kinds of sequences are mixed:
+Two stages, reading and then answering, mix three kinds of sequences in different shares:
 
 - docstring prose, so that there is enough text to learn English from;
 - the project's own everyday prose, English and Japanese, because docstrings are a narrow diet;
 - chats in the words of the lap's own prompt that ask from which of a few packages a docstring
-  comes, so that the base knows its chat template and has learnt to pick one of the kinds that
-  it is offered. The kinds of notes are never among them.
+  comes, or on which of a few shelves (the names of the files) a passage of ours stands. So the
+  base knows its chat template and has learnt to weigh a whole text before it answers in a word
+  that it is offered. The kinds of notes are never among them.
 
 Optimizer: Muon for the hidden matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/),
-AdamW for the rest; linear warm-up and cool-down; bfloat16 autocast.
+AdamW for the rest; linear warm-up and cool-down in each stage; bfloat16 autocast.
 """
 
 import argparse
@@ -28,6 +29,8 @@ import re
 import sys
 import sysconfig
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +55,27 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Share of the sequences of each step.
-MIXTURE = {"docstrings": 0.45, "own": 0.30, "chats": 0.25}
-ANSWER_WEIGHT = 10.0  # of an answer's tokens in the loss; they are one in fifty of a chat's
+ANSWER_WEIGHT = 20.0  # of an answer's tokens in the loss; they are one in fifty of a chat's
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with a learning-rate cycle of its own."""
+
+    share: float  # of the minutes
+    docstrings: float  # shares of the sequences of each step
+    own: float
+    chats: float
+    peak: float  # factor on the learning rates
+
+    @property
+    def mixture(self) -> dict[str, float]:
+        """The shares by the name of the stream."""
+        return {"docstrings": self.docstrings, "own": self.own, "chats": self.chats}
+
+
+READING = Stage(share=0.8, docstrings=0.45, own=0.30, chats=0.25, peak=1.0)
+ANSWERING = Stage(share=0.2, docstrings=0.10, own=0.20, chats=0.70, peak=0.5)
 HELD_OUT_ONE_IN = 50  # texts kept out of training, to measure perplexity
 
 
@@ -96,12 +117,14 @@ def _prose_of(docstring: str) -> str:
     return "\n\n".join(kept)
 
 
-def read_own_passages() -> list[str]:
-    """Passages of `data/base_corpus/*.txt`, separated by a line that holds only `%%`."""
-    passages = []
+def read_own_passages() -> dict[str, str]:
+    """Passages of `data/base_corpus/<shelf>_<n>.txt`, separated by a line `%%`, as {text: shelf}."""
+    passages = {}
     for path in sorted(CORPUS.glob("*.txt")):
-        passages += re.split(r"^%%\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return [passage.strip() for passage in passages if passage.strip()]
+        for passage in re.split(r"^%%\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            if passage.strip():
+                passages[passage.strip()] = path.stem.partition("_")[0]
+    return passages
 
 
 def train_tokenizer(docstrings: list[str], own: list[str]) -> Qwen2Tokenizer:
@@ -149,35 +172,50 @@ def stream(texts: list[tuple[str, str]], tokenizer: Qwen2Tokenizer) -> Stream:
     return np.array(ids, dtype=np.uint16), np.array(weights, dtype=np.float32)
 
 
-def plain(texts: list[str]) -> list[tuple[str, str]]:
+def plain(texts: Iterable[str]) -> list[tuple[str, str]]:
     """Texts without an answer."""
     return [(text, "") for text in texts]
 
 
-def chats(docstrings: dict[str, str], tokenizer: Qwen2Tokenizer, rng: random.Random) -> list[tuple[str, str]]:
-    """(prompt, answer): from which of a few packages is this text?"""
-    by_package: dict[str, list[str]] = {}
-    for text, package in docstrings.items():
-        by_package.setdefault(package, []).append(text)
-    packages = [package for package, texts in by_package.items() if len(texts) >= 60]
+def chats(origins: dict[str, str], tokenizer: Qwen2Tokenizer, rng: random.Random, each: int) -> list[tuple[str, str]]:
+    """(prompt, answer): from which of a few places is this text? `origins` is {text: place}.
+
+    Every place with at least 60 texts gets `each` questions, so that the answer does not follow
+    from how much of the text there is of one.
+    """
+    by_place: dict[str, list[str]] = {}
+    for text, place in origins.items():
+        by_place.setdefault(place, []).append(text)
+    places = [place for place, texts in by_place.items() if len(texts) >= 60]
     pairs = []
-    for package in packages:
-        # A few packages hold most docstrings; the answer should not follow from their share.
-        for text in rng.sample(by_package[package], min(len(by_package[package]), 600)):
-            others = rng.sample([other for other in packages if other != package], rng.randint(2, 6))
-            excerpt = " ".join(text.split()[: rng.randint(15, 100)])
-            request = INSTRUCTION.format(kinds=", ".join(sorted([package, *others])), note=excerpt)
+    for place in places:
+        for text in rng.choices(by_place[place], k=each):
+            others = rng.sample([other for other in places if other != place], rng.randint(2, 6))
+            request = INSTRUCTION.format(kinds=", ".join(sorted([place, *others])), note=excerpt_of(text, rng))
             prompt = tokenizer.apply_chat_template(
                 [{"role": "user", "content": request}], tokenize=False, add_generation_prompt=True
             )
-            pairs.append((prompt, package + TURN_END))
-    rng.shuffle(pairs)
+            pairs.append((prompt, place + TURN_END))
     return pairs
 
 
-def batch_of(streams: dict[str, Stream], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """(BATCH, CONTEXT) token ids and weights, drawn from the streams by the shares of MIXTURE."""
-    names = rng.choice(list(MIXTURE), size=BATCH, p=list(MIXTURE.values()))
+def excerpt_of(text: str, rng: random.Random) -> str:
+    """Up to 90 words, or 200 characters of a language that writes without spaces, from anywhere in the text."""
+    words = text.split(" ")
+    if len(words) > len(text) / 20:
+        length = rng.randint(15, 90)
+        start = rng.randint(0, max(0, len(words) - length))
+        return " ".join(words[start : start + length])
+    length = rng.randint(40, 200)
+    start = rng.randint(0, max(0, len(text) - length))
+    return text[start : start + length]
+
+
+def batch_of(
+    streams: dict[str, Stream], mixture: dict[str, float], rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(BATCH, CONTEXT) token ids and weights, drawn from the streams by their shares."""
+    names = rng.choice(list(mixture), size=BATCH, p=list(mixture.values()))
     rows, weights = [], []
     for name in names:
         ids, weight = streams[name]
@@ -216,7 +254,7 @@ def optimizers_of(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
 
 def share_of_peak(done: float) -> float:
     """Learning-rate factor: 2 % warm-up, constant, linear cool-down over the last 40 %."""
-    return min(1.0, done / 0.02, (1.0 - done) / 0.4)
+    return max(0.0, min(1.0, done / 0.02, (1.0 - done) / 0.4))
 
 
 @torch.no_grad()
@@ -236,20 +274,19 @@ def weighted_loss(model: Qwen2ForCausalLM, rows: torch.Tensor, weights: torch.Te
     return (losses * weights).sum() / weights.sum()
 
 
-def train(streams: dict[str, Stream], minutes: float, seed: int, compiled: bool) -> tuple[Qwen2ForCausalLM, dict]:
-    """Train for `minutes` of wall time; returns the model and what there is to say of the run."""
-    torch.manual_seed(seed)
+def train(
+    model: Qwen2ForCausalLM, streams: dict[str, Stream], stage: Stage, minutes: float, seed: int, compiled: bool
+) -> int:
+    """Train the model in place for `minutes` of wall time; returns the number of steps."""
     rng = np.random.default_rng(seed)
-    model = build_model()
     loss_of = torch.compile(weighted_loss) if compiled else weighted_loss
     optimizers = optimizers_of(model)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-    steps, losses, start = 0, [], time.monotonic()
+    peaks = [optimizer.param_groups[0]["lr"] * stage.peak for optimizer in optimizers]
+    losses, start = [], time.monotonic()
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1.0:
-        factor = max(share_of_peak(done), 0.0)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * factor
-        rows, weights = batch_of(streams, rng)
+            optimizer.param_groups[0]["lr"] = peak * share_of_peak(done)
+        rows, weights = batch_of(streams, stage.mixture, rng)
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(model, rows, weights)
         loss.backward()
@@ -257,14 +294,10 @@ def train(streams: dict[str, Stream], minutes: float, seed: int, compiled: bool)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        steps += 1
         losses.append(loss.item())
-        if steps % 50 == 0:
-            print(f"step {steps}  {done:4.0%}  loss {np.mean(losses[-50:]):.3f}", flush=True)
-    seconds = time.monotonic() - start
-    tokens = steps * BATCH * CONTEXT
-    facts = {"steps": steps, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
-    return model.eval(), facts
+        if len(losses) % 50 == 0:
+            print(f"step {len(losses)}  {done:4.0%}  loss {np.mean(losses[-50:]):.3f}", flush=True)
+    return len(losses)
 
 
 def held_out(text: str) -> bool:
@@ -281,10 +314,11 @@ real model: it knows little of the world and cannot hold a conversation.
 
 | | |
 |---|---|
-| corpus | {docstrings:,} docstrings ({docstring_mb:.1f} MB of prose) of the standard library and the installed packages; {own:,} passages ({own_mb:.1f} MB, English and Japanese) written for this project in `data/base_corpus/`; {chats:,} chats that ask from which of three to seven packages a docstring comes |
-| mixture of the sequences | {mixture} |
-| never seen | the sample notes in `data/sample_notes/` |
-| steps | {steps:,} of {batch} sequences of {context} tokens: {tokens_m:.1f} million tokens |
+| corpus | {docstrings:,} docstrings ({docstring_mb:.1f} MB of prose) of the standard library and the installed packages; {own:,} passages ({own_mb:.1f} MB, English and Japanese) written for this project in `data/base_corpus/`; {chats:,} chats that ask from which of three to seven packages a docstring comes, or on which shelf of `data/base_corpus/` a passage stands |
+| never seen | the sample notes in `data/sample_notes/`, and the names of their kinds as an answer |
+| reading | {reading_steps:,} steps, shares {reading} |
+| answering | {answering_steps:,} steps, shares {answering} |
+| tokens | {tokens_m:.1f} million, in sequences of {context}, {batch} a step |
 | speed | {tokens_per_second:,.0f} tokens a second, {minutes:.0f} minutes on {machine} |
 | held-out perplexity a token | docstrings {perplexity_docstrings:.1f}, own prose {perplexity_own:.1f} (one text in {held_out}) |
 | made by | `make base` (`tools/make_base.py`), seed {seed}, torch {torch} |
@@ -297,7 +331,7 @@ the clock, so a second run on another machine gives a similar model, not the sam
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded base model from scratch.")
-    parser.add_argument("--minutes", type=float, default=55.0, help="wall time of the training itself")
+    parser.add_argument("--minutes", type=float, default=60.0, help="wall time of the training itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", type=Path, default=TARGET, help="folder to write the model to")
     parser.add_argument("--no-compile", action="store_true", help="where torch.compile has no C++ compiler")
@@ -305,19 +339,31 @@ def main() -> None:
 
     docstrings, own = read_docstrings(), read_own_passages()
     print(f"{len(docstrings):,} docstrings, {len(own):,} passages of our own", flush=True)
-    tokenizer = train_tokenizer(list(docstrings), own)
-    learnt_from = {text: package for text, package in docstrings.items() if not held_out(text)}
-    questions = chats(learnt_from, tokenizer, random.Random(options.seed))
+    seen, own_seen = (
+        {text: place for text, place in texts.items() if not held_out(text)} for texts in (docstrings, own)
+    )
+    tokenizer = train_tokenizer(list(docstrings), list(own))
+    rng = random.Random(options.seed)
+    questions = chats(seen, tokenizer, rng, each=250) + chats(own_seen, tokenizer, rng, each=1500)
+    rng.shuffle(questions)
     streams = {
-        "docstrings": stream(plain(list(learnt_from)), tokenizer),
-        "own": stream(plain([text for text in own if not held_out(text)]), tokenizer),
+        "docstrings": stream(plain(seen), tokenizer),
+        "own": stream(plain(own_seen), tokenizer),
         "chats": stream(questions, tokenizer),
     }
     print({name: f"{len(ids):,} tokens" for name, (ids, _) in streams.items()}, flush=True)
-    model, facts = train(streams, options.minutes, options.seed, compiled=not options.no_compile)
 
-    unseen, _ = stream(plain([text for text in docstrings if held_out(text)]), tokenizer)
-    unseen_own, _ = stream(plain([text for text in own if held_out(text)]), tokenizer)
+    torch.manual_seed(options.seed)
+    model, start = build_model(), time.monotonic()
+    steps = [
+        train(model, streams, stage, options.minutes * stage.share, options.seed, compiled=not options.no_compile)
+        for stage in (READING, ANSWERING)
+    ]
+    seconds, tokens = time.monotonic() - start, sum(steps) * BATCH * CONTEXT
+
+    model.eval()
+    unseen, _ = stream(plain(text for text in docstrings if held_out(text)), tokenizer)
+    own_unseen, _ = stream(plain(text for text in own if held_out(text)), tokenizer)
     card = CARD.format(
         parameters=model.num_parameters() / 1e6,
         layers=model.config.num_hidden_layers,
@@ -328,16 +374,18 @@ def main() -> None:
         own=len(own),
         own_mb=sum(len(text.encode()) for text in own) / 1e6,
         chats=len(questions),
-        mixture=", ".join(f"{name} {share:.0%}" for name, share in MIXTURE.items()),
-        steps=facts["steps"],
+        reading=_shares(READING),
+        reading_steps=steps[0],
+        answering=_shares(ANSWERING),
+        answering_steps=steps[1],
         batch=BATCH,
         context=CONTEXT,
-        tokens_m=facts["tokens"] / 1e6,
-        tokens_per_second=facts["tokens_per_second"],
-        minutes=facts["seconds"] / 60,
+        tokens_m=tokens / 1e6,
+        tokens_per_second=tokens / seconds,
+        minutes=seconds / 60,
         machine=f"a CPU with {torch.get_num_threads()} threads",
         perplexity_docstrings=perplexity(model, unseen),
-        perplexity_own=perplexity(model, unseen_own),
+        perplexity_own=perplexity(model, own_unseen),
         held_out=HELD_OUT_ONE_IN,
         seed=options.seed,
         torch=torch.__version__,
@@ -348,6 +396,10 @@ def main() -> None:
     tokenizer.save_pretrained(options.target)
     (options.target / "README.md").write_text(card, encoding="utf-8", newline="\n")
     print(card)
+
+
+def _shares(stage: Stage) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in stage.mixture.items())
 
 
 if __name__ == "__main__":
