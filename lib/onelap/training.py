@@ -19,6 +19,7 @@ from onelap.parameters import accumulation_steps
 from onelap.precision import Precision
 from onelap.prompts import Prompt
 from onelap.runs import Run
+from onelap.scoring import score
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
     raise UserError("Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 and restart the kernel")
@@ -79,7 +80,7 @@ class TrainingLog(TrainerCallback):
                 "step_seconds": round(self.step_seconds, 4),
             }
         elif "eval_loss" in logs:
-            line |= {"validation_loss": logs["eval_loss"], "seconds": logs["eval_runtime"]}
+            line |= {"validation_loss": logs["eval_loss"], "validation_accuracy": logs["eval_accuracy"]}
         else:
             return
         line |= {
@@ -109,6 +110,15 @@ class AnswerTrainer(SFTTrainer):
             use_cache=False,
         )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs, *args, **kwargs):
+        """Add the validation accuracy to the loss: it goes on rising after the loss has turned."""
+        if "eval_loss" in logs:
+            notes, kinds = self.validation, list(self.prompt.answers)
+            probabilities, _ = score(self.model, self.prompt, notes["text"].tolist(), self.args.eval_batch_size)
+            predicted = [kinds[best] for best in probabilities.argmax(axis=1)]
+            logs["eval_accuracy"] = float((notes["kind"] == predicted).mean())
+        super().log(logs, *args, **kwargs)
 
     def create_model_card(self, *_, **__):
         """Nothing: TRL's card beside every checkpoint is a form to fill in, not a record."""
@@ -179,7 +189,7 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         save_steps=between,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
+        metric_for_best_model="eval_accuracy",
         logging_steps=1,
         # The Trainer would hide a loss that is not finite.
         logging_nan_inf_filter=False,
@@ -197,6 +207,7 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         data_collator=DataCollatorForSeq2Seq(prompt.tokenizer),
         callbacks=[TrainingLog(run.training_path / "log.jsonl")],
     )
+    trainer.prompt, trainer.validation = prompt, run.read_part("validation")
     trainer.remove_callback(PrinterCallback)
     # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
     # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
