@@ -1,6 +1,7 @@
 """The `onelap` command. Exit status: 0 done, 2 the user must change something, 1 anything else."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -17,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
         stream.reconfigure(encoding="utf-8")  # a Windows console defaults to a code page without → and ü
     for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a closed terminal, a shutdown: as Ctrl-C
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+            signal.signal(getattr(signal, name), lambda *_: signal.raise_signal(signal.SIGINT))
+    logging.getLogger().addHandler(logging.NullHandler())  # what matters to the user is in the one line below
     traceback = False
     try:
         options = _parser().parse_args(arguments)

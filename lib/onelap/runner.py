@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -98,6 +99,40 @@ class Progress:
         print(f"{start}{self.name}  In [{self.cell}] of {self.of}  {self.seconds:.0f} s ", end=end, flush=True)
 
 
+class Interrupt:
+    """Ctrl-C while a notebook runs: kills the kernel, so that papermill comes to an end of its own.
+
+    A KeyboardInterrupt would break off its event loop anywhere, and leave behind the kernel,
+    with the memory that it holds, and tasks that complain when they are collected.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self.children = set(psutil.Process().children())
+
+    def __enter__(self):
+        self.handler = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGINT, self.handler)
+
+    def _ask(self, *_) -> None:
+        self.asked = True
+        self.end_kernel()
+
+    def check(self) -> None:
+        """Raise InterruptedError where Ctrl-C came while there was no kernel yet, or no longer one."""
+        if self.asked:
+            raise InterruptedError
+
+    def end_kernel(self) -> None:
+        """Kill what was started since, at most one kernel."""
+        for process in set(psutil.Process().children()) - self.children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
 papermill_engines.register("onelap", ReportingEngine)
 
 
@@ -156,45 +191,52 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
     working, final = run.path / f".{name}.running.ipynb", run.path / f"{name}.ipynb"
     entry = {"status": "running", "started": now()}
     run.update(notebooks={name: entry})
-    children = set(psutil.Process().children())
-    progress = Progress(name)
+    progress, interrupt = Progress(name), Interrupt()
     entry["status"] = "failed"
+
+    def on_cell(number: int, of: int) -> None:
+        interrupt.check()
+        progress.on_cell(number, of)
+
     try:
-        with progress:
+        with progress, interrupt:
             notebook = papermill.execute_notebook(
                 source,
                 str(working).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
                 values,
                 engine_name="onelap",
                 progress_bar=False,
-                on_cell=progress.on_cell,
+                on_cell=on_cell,
                 cwd=str(run.path),
                 config=KERNELS,
             )
             _refuse_early_exit(notebook)
         entry["status"] = "done"
-    except PapermillExecutionError as error:
+        interrupt.check()
+    except Exception as error:
+        if interrupt.asked:
+            entry["status"] = "interrupted"
+            raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept in {run.path}") from None
         raise _failure(error, progress, final) from None
-    except DeadKernelError:
-        told = f"{progress.place}: the kernel was killed, most often because memory ran out"
-        raise NotebookFailed(f"{told}; {LESS_MEMORY}; {final} shows how far it came") from None
-    except OSError as error:
-        raise NotebookFailed(f"{progress.place}: {error}{_advice(str(error))}") from None
-    except KeyboardInterrupt:
-        entry["status"] = "interrupted"
-        raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept in {run.path}") from None
     finally:
-        _end_kernels(children)
+        interrupt.end_kernel()
         _keep(working, final)
         _note_end(run, notebooks={name: entry | {"seconds": progress.seconds}})
 
 
-def _failure(error: PapermillExecutionError, progress: Progress, final: Path) -> Exception:
-    """The exception for a cell that raised: the user's mistake or ours."""
-    if error.ename == "UserError":
-        return UserError(f"{progress.name}: {error.evalue}")
-    line = f"{error.ename}: {(error.evalue.splitlines() or [''])[0]}"
-    return NotebookFailed(f"{progress.place}: {line}{_advice(line)}; the notebook with its traceback is {final}")
+def _failure(error: Exception, progress: Progress, final: Path) -> Exception:
+    """The exception to raise for what papermill raised: the user's mistake, the machine's or ours."""
+    if isinstance(error, PapermillExecutionError):
+        if error.ename == "UserError":
+            return UserError(f"{progress.name}: {error.evalue}")
+        line = f"{error.ename}: {(error.evalue.splitlines() or [''])[0]}"
+        return NotebookFailed(f"{progress.place}: {line}{_advice(line)}; the notebook with its traceback is {final}")
+    if isinstance(error, DeadKernelError):
+        told = f"{progress.place}: the kernel was killed, most often because memory ran out"
+        return NotebookFailed(f"{told}; {LESS_MEMORY}; {final} shows how far it came")
+    if isinstance(error, OSError):
+        return NotebookFailed(f"{progress.place}: {error}{_advice(str(error))}")
+    return error
 
 
 def _advice(error: str) -> str:
@@ -230,10 +272,3 @@ def _note_end(run: Run, **changes: object) -> None:
         run.update(**changes)
     except OSError as error:
         print(f"run.json could not be brought up to date: {error}", file=sys.stderr)
-
-
-def _end_kernels(before: set[psutil.Process]) -> None:
-    """An interrupted papermill leaves its kernel behind, with the memory that it holds."""
-    for process in set(psutil.Process().children()) - before:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
