@@ -1,12 +1,12 @@
 """Train the embedded base model from scratch: `make base`.
 
-A Qwen2-architecture causal model of about 7 million parameters that lets the whole lap run
+A Qwen2-architecture causal model of about 5 million parameters that lets the whole lap run
 on a CPU with nothing to download. It learns from text that every installation has at hand:
 the prose in the docstrings of the standard library and of the installed packages, and the
 passages in `data/base_corpus/`, written for this project. It has never seen the sample
 notes.
 
-Two stages, reading and then answering, mix three kinds of sequences in different shares:
+Each step mixes three kinds of sequences:
 
 - docstring prose, so that there is enough text to learn English from;
 - the project's own everyday prose, English and Japanese, because docstrings are a narrow diet;
@@ -15,8 +15,14 @@ Two stages, reading and then answering, mix three kinds of sequences in differen
   base knows its chat template and has learnt to weigh a whole text before it answers in a word
   that it is offered. The kinds of notes are never among them.
 
+Beside the next token the model learns to gather: at some positions, those before an answer
+first, an auxiliary head must tell the rare tokens of the whole text (as a model of documents
+does, Le and Mikolov 2014, https://arxiv.org/abs/1405.4053). Reading left to right alone, so
+small a model knows the topic on average over a text's tokens but not at the place where the
+answer is due; docs/LOG.md has the figures.
+
 Optimizer: Muon for the hidden matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/),
-AdamW for the rest; linear warm-up and cool-down in each stage; bfloat16 autocast.
+AdamW for the rest; linear warm-up and cool-down; bfloat16 autocast.
 """
 
 import argparse
@@ -30,12 +36,12 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
 from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
@@ -55,27 +61,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-ANSWER_WEIGHT = 20.0  # of an answer's tokens in the loss; they are one in fifty of a chat's
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training with a learning-rate cycle of its own."""
-
-    share: float  # of the minutes
-    docstrings: float  # shares of the sequences of each step
-    own: float
-    chats: float
-    peak: float  # factor on the learning rates
-
-    @property
-    def mixture(self) -> dict[str, float]:
-        """The shares by the name of the stream."""
-        return {"docstrings": self.docstrings, "own": self.own, "chats": self.chats}
-
-
-READING = Stage(share=0.8, docstrings=0.45, own=0.30, chats=0.25, peak=1.0)
-ANSWERING = Stage(share=0.2, docstrings=0.10, own=0.20, chats=0.70, peak=0.5)
+MIXTURE = {"docstrings": 0.35, "own": 0.30, "chats": 0.35}  # shares of the sequences of a step
+ANSWER_WEIGHT = 10.0  # of an answer's tokens in the loss; they are one in fifty of a chat's
+GATHERING_WEIGHT = 0.5  # of the auxiliary loss beside the next token's
+GATHERING_POSITIONS = 32  # of each sequence at which the auxiliary loss is taken
+COMMON_TOKENS = 300  # the most frequent ones, which tell nothing of a text
 HELD_OUT_ONE_IN = 50  # texts kept out of training, to measure perplexity
 
 
@@ -192,11 +182,13 @@ def chats(origins: dict[str, str], tokenizer: Qwen2Tokenizer, rng: random.Random
         for text in rng.choices(by_place[place], k=each):
             others = rng.sample([other for other in places if other != place], rng.randint(2, 6))
             request = INSTRUCTION.format(kinds=", ".join(sorted([place, *others])), note=excerpt_of(text, rng))
-            prompt = tokenizer.apply_chat_template(
-                [{"role": "user", "content": request}], tokenize=False, add_generation_prompt=True
-            )
-            pairs.append((prompt, place + TURN_END))
+            pairs.append((_request(request, tokenizer), place + TURN_END))
     return pairs
+
+
+def _request(content: str, tokenizer: Qwen2Tokenizer) -> str:
+    messages = [{"role": "user", "content": content}]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def excerpt_of(text: str, rng: random.Random) -> str:
@@ -211,28 +203,33 @@ def excerpt_of(text: str, rng: random.Random) -> str:
     return text[start : start + length]
 
 
-def batch_of(
-    streams: dict[str, Stream], mixture: dict[str, float], rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(BATCH, CONTEXT) token ids and weights, drawn from the streams by their shares."""
-    names = rng.choice(list(mixture), size=BATCH, p=list(mixture.values()))
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Token ids and loss weights, both (BATCH, CONTEXT), and gathering positions, (BATCH, GATHERING_POSITIONS)."""
+
+
+def batch_of(streams: dict[str, Stream], rng: np.random.Generator) -> Batch:
+    """Sequences drawn from the streams by their shares; positions before an answer, then any."""
     rows, weights = [], []
-    for name in names:
+    for name in rng.choice(list(MIXTURE), size=BATCH, p=list(MIXTURE.values())):
         ids, weight = streams[name]
         start = rng.integers(len(ids) - CONTEXT)
         rows.append(ids[start : start + CONTEXT])
         weights.append(weight[start : start + CONTEXT])
-    return torch.from_numpy(np.stack(rows).astype(np.int64)), torch.from_numpy(np.stack(weights))
+    rows, weights = np.stack(rows).astype(np.int64), np.stack(weights)
+    wanted = rng.random(rows.shape)
+    wanted[:, :-1] += weights[:, 1:] > 1
+    positions = wanted.argsort(axis=1)[:, -GATHERING_POSITIONS:]
+    return torch.from_numpy(rows), torch.from_numpy(weights), torch.from_numpy(positions)
 
 
 def build_model() -> Qwen2ForCausalLM:
-    """About 7 million parameters; in bfloat16 they fill 14 MB."""
+    """About 5 million parameters; in bfloat16 they fill 10.5 MB."""
     return Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=VOCABULARY,
             hidden_size=256,
             intermediate_size=768,
-            num_hidden_layers=6,
+            num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=1024,
@@ -241,9 +238,44 @@ def build_model() -> Qwen2ForCausalLM:
     )
 
 
-def optimizers_of(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings, biases and norms."""
-    hidden, other = [], []
+class Gathering(nn.Module):
+    """The auxiliary head: which rare tokens does the text around a position hold?
+
+    It reads the last block's input, so that the last block is free for the next token, and is
+    thrown away after training.
+    """
+
+    def __init__(self, model: Qwen2ForCausalLM, rare: torch.Tensor):
+        super().__init__()
+        self.projection = nn.Linear(model.config.hidden_size, model.config.hidden_size, bias=False)
+        self.register_buffer("rare", rare)  # (VOCABULARY,), 1 for a rare token, else 0
+
+    def forward(self, hidden, rows, positions, embedding) -> torch.Tensor:
+        """Mean negative log-likelihood, in nats a token, of the rare tokens in the same text, before or after."""
+        summary = hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        summary = self.projection(functional.rms_norm(summary, summary.shape[-1:]))
+        likelihoods = functional.log_softmax(functional.linear(summary, embedding).float(), dim=-1)
+        text = (rows == 0).cumsum(1)  # token 0 ends a text
+        same = text[:, None, :] == text.gather(1, positions)[:, :, None]
+        wanted = same * self.rare[rows][:, None, :]  # (BATCH, GATHERING_POSITIONS, CONTEXT)
+        found = likelihoods.gather(2, rows[:, None, :].expand_as(wanted))
+        return -(found * wanted).sum() / wanted.sum()
+
+
+def rare_tokens(streams: dict[str, Stream]) -> torch.Tensor:
+    """(VOCABULARY,) ones, with zeros for the tokens that are most frequent in the mixture."""
+    frequency = sum(
+        share * np.bincount(streams[name][0], minlength=VOCABULARY) / len(streams[name][0])
+        for name, share in MIXTURE.items()
+    )
+    rare = np.ones(VOCABULARY, dtype=np.float32)
+    rare[frequency.argsort()[-COMMON_TOKENS:]] = 0.0
+    return torch.from_numpy(rare)
+
+
+def optimizers_of(model: Qwen2ForCausalLM, gathering: Gathering) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings, biases, norms and the auxiliary head."""
+    hidden, other = [], list(gathering.parameters())
     for name, parameter in model.named_parameters():
         (hidden if parameter.ndim == 2 and "layers" in name else other).append(parameter)
     return [
@@ -266,38 +298,40 @@ def perplexity(model, tokens: np.ndarray) -> float:
     return math.exp(sum(losses) / len(losses))
 
 
-def weighted_loss(model: Qwen2ForCausalLM, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood in nats a token, weighted by token."""
-    logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
+def losses_of(model: Qwen2ForCausalLM, gathering: Gathering, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(next token's, weighted by token; gathering's) negative log-likelihood in nats a token."""
+    rows, weights, positions = batch
+    hidden = model.model(input_ids=rows, use_cache=False, output_hidden_states=True).hidden_states
+    logits = model.lm_head(hidden[-1])[:, :-1]
     losses = functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
     weights = weights[:, 1:].flatten()
-    return (losses * weights).sum() / weights.sum()
+    gathered = gathering(hidden[-2], rows, positions, model.get_input_embeddings().weight)
+    return (losses * weights).sum() / weights.sum(), gathered
 
 
-def train(
-    model: Qwen2ForCausalLM, streams: dict[str, Stream], stage: Stage, minutes: float, seed: int, compiled: bool
-) -> int:
+def train(model: Qwen2ForCausalLM, streams: dict[str, Stream], minutes: float, seed: int, compiled: bool) -> int:
     """Train the model in place for `minutes` of wall time; returns the number of steps."""
     rng = np.random.default_rng(seed)
-    loss_of = torch.compile(weighted_loss) if compiled else weighted_loss
-    optimizers = optimizers_of(model)
-    peaks = [optimizer.param_groups[0]["lr"] * stage.peak for optimizer in optimizers]
-    losses, start = [], time.monotonic()
+    gathering = Gathering(model, rare_tokens(streams))
+    optimizers = optimizers_of(model, gathering)
+    both_losses = torch.compile(losses_of) if compiled else losses_of
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    history, start = [], time.monotonic()
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1.0:
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * share_of_peak(done)
-        rows, weights = batch_of(streams, stage.mixture, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(model, rows, weights)
-        loss.backward()
+            loss, gathered = both_losses(model, gathering, batch_of(streams, rng))
+        (loss + GATHERING_WEIGHT * gathered).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        if len(losses) % 50 == 0:
-            print(f"step {len(losses)}  {done:4.0%}  loss {np.mean(losses[-50:]):.3f}", flush=True)
-    return len(losses)
+        history.append((loss.item(), gathered.item()))
+        if len(history) % 50 == 0:
+            mean, mean_gathered = np.mean(history[-50:], axis=0)
+            print(f"step {len(history)}  {done:4.0%}  loss {mean:.3f}  gathering {mean_gathered:.3f}", flush=True)
+    return len(history)
 
 
 def held_out(text: str) -> bool:
@@ -316,8 +350,7 @@ real model: it knows little of the world and cannot hold a conversation.
 |---|---|
 | corpus | {docstrings:,} docstrings ({docstring_mb:.1f} MB of prose) of the standard library and the installed packages; {own:,} passages ({own_mb:.1f} MB, English and Japanese) written for this project in `data/base_corpus/`; {chats:,} chats that ask from which of three to seven packages a docstring comes, or on which shelf of `data/base_corpus/` a passage stands |
 | never seen | the sample notes in `data/sample_notes/`, and the names of their kinds as an answer |
-| reading | {reading_steps:,} steps, shares {reading} |
-| answering | {answering_steps:,} steps, shares {answering} |
+| steps | {steps:,}, sequences drawn {mixture}; next-token loss plus {gathering} times the gathering loss (the rare tokens of the whole text, told from one position) |
 | tokens | {tokens_m:.1f} million, in sequences of {context}, {batch} a step |
 | speed | {tokens_per_second:,.0f} tokens a second, {minutes:.0f} minutes on {machine} |
 | held-out perplexity a token | docstrings {perplexity_docstrings:.1f}, own prose {perplexity_own:.1f} (one text in {held_out}) |
@@ -355,11 +388,8 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     model, start = build_model(), time.monotonic()
-    steps = [
-        train(model, streams, stage, options.minutes * stage.share, options.seed, compiled=not options.no_compile)
-        for stage in (READING, ANSWERING)
-    ]
-    seconds, tokens = time.monotonic() - start, sum(steps) * BATCH * CONTEXT
+    steps = train(model, streams, options.minutes, options.seed, compiled=not options.no_compile)
+    seconds, tokens = time.monotonic() - start, steps * BATCH * CONTEXT
 
     model.eval()
     unseen, _ = stream(plain(text for text in docstrings if held_out(text)), tokenizer)
@@ -374,10 +404,9 @@ def main() -> None:
         own=len(own),
         own_mb=sum(len(text.encode()) for text in own) / 1e6,
         chats=len(questions),
-        reading=_shares(READING),
-        reading_steps=steps[0],
-        answering=_shares(ANSWERING),
-        answering_steps=steps[1],
+        steps=steps,
+        mixture=", ".join(f"{name} {share:.0%}" for name, share in MIXTURE.items()),
+        gathering=GATHERING_WEIGHT,
         batch=BATCH,
         context=CONTEXT,
         tokens_m=tokens / 1e6,
@@ -396,10 +425,6 @@ def main() -> None:
     tokenizer.save_pretrained(options.target)
     (options.target / "README.md").write_text(card, encoding="utf-8", newline="\n")
     print(card)
-
-
-def _shares(stage: Stage) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in stage.mixture.items())
 
 
 if __name__ == "__main__":
