@@ -364,7 +364,7 @@ the clock, so a second run on another machine gives a similar model, not the sam
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded base model from scratch.")
-    parser.add_argument("--minutes", type=float, default=60.0, help="wall time of the training itself")
+    parser.add_argument("--minutes", type=float, default=50.0, help="wall time of the training itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", type=Path, default=TARGET, help="folder to write the model to")
     parser.add_argument("--no-compile", action="store_true", help="where torch.compile has no C++ compiler")

@@ -45,8 +45,7 @@ def run(options: argparse.Namespace) -> None:
     params = find_path(options.params)
     parameters, problems = read_parameters(params, options.parameter)
     problems += resolve_inputs(parameters)
-    if problems:
-        raise UserError(f"{params.name}: {'; '.join(problems)}")
+    _refuse(params, problems)
     lap = Run.create(params, parameters, options.run)
     print(f"run folder: {lap.path}", flush=True)
     run_lap(lap, parameters)
@@ -74,9 +73,9 @@ def fetch(options: argparse.Namespace) -> None:
     from onelap.models import fetch_base
     from onelap.parameters import read_parameters
 
-    parameters, problems = read_parameters(find_path(options.params), options.parameter)
-    if problems:
-        raise UserError(f"{options.params}: {'; '.join(problems)}")
+    params = find_path(options.params)
+    parameters, problems = read_parameters(params, options.parameter)
+    _refuse(params, problems)
     name = str(parameters["base_model"])
     if find_path(name).exists():
         print(f"{name} is a folder on this machine; there is nothing to download")
@@ -129,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_parameters(command)
     return parser
+
+
+def _refuse(params: Path, problems: list[str]) -> None:
+    if problems:
+        raise UserError(f"{params.name}: {'; '.join(problems)}")
 
 
 def _told(error: Exception) -> str:
