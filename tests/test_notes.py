@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from onelap import UserError
-from onelap.notes import Fields, check_kinds, drop_duplicates, languages, locate_notes, parse_kinds, read_notes
+from onelap.duplicates import drop_duplicates
+from onelap.notes import Fields, check_kinds, languages, locate_notes, parse_kinds, read_notes
 
 KINDS = ("lesson", "knowledge", "value", "design decision", "none")
 COLUMNS = ["id", "text", "kind", "source"]
@@ -102,11 +103,11 @@ def test_json_lines_with_other_field_names(tmp_path):
     path.write_text("\n".join(lines), encoding="utf-8")
     reading = read_notes(path, Fields(("a", "b"), "body", "label", "author"))
     assert reading.notes[COLUMNS].to_dict(orient="records") == [
-        {"id": "line 2", "text": "two", "kind": "b", "source": ""},
+        {"id": "row 3fc4ccfe7458", "text": "two", "kind": "b", "source": ""},
         {"id": "x", "text": "one\u2028line", "kind": "a", "source": "me"},
+        {"id": "x 2", "text": "again", "kind": "a", "source": ""},
     ]
     assert dict(reading.skipped[["where", "reason"]].values) == {
-        "line 3": "id x occurs twice",
         "line 4": "no field `body`",
         "line 5": "not a JSON object",
         "line 6": "text with NUL or half characters",

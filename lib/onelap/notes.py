@@ -6,6 +6,7 @@ be read is listed with its reason, never dropped silently; nothing on disk is ch
 
 import csv
 import difflib
+import hashlib
 import io
 import json
 from collections import Counter
@@ -76,14 +77,12 @@ def read_notes(path: Path, fields: Fields) -> Reading:
     and where not a single labelled note is found.
     """
     found = _below(path, fields) if path.is_dir() else _inside(path, "", fields)
-    notes, skipped, removed, seen = [], [], Counter(), set()
+    notes, skipped, removed, seen = [], [], Counter(), Counter()
     for where, count, result in found:
-        if isinstance(result, dict) and result["id"] in seen:
-            result = f"id {result['id']} occurs twice"
         if isinstance(result, str):
             skipped.append({"where": where, "count": count, "reason": result})
             continue
-        seen.add(result["id"])
+        result["id"] = _unique(result["id"], seen)
         result["text"], gone = plain(result["text"], fields.kinds, fields.kind)
         if result["text"]:
             removed += gone
@@ -100,6 +99,12 @@ def read_notes(path: Path, fields: Fields) -> Reading:
     _refuse_unknown_kinds(table, fields)
     skips = pd.DataFrame(skipped, columns=["where", "count", "reason"])
     return Reading(table.sort_values("id", ignore_index=True), skips, removed)
+
+
+def _unique(identity: str, seen: Counter) -> str:
+    """The id, with a number where it was there before."""
+    seen[identity] += 1
+    return identity if seen[identity] == 1 else _unique(f"{identity} {seen[identity]}", seen)
 
 
 def _refuse_unknown_kinds(notes: pd.DataFrame, fields: Fields) -> None:
@@ -128,19 +133,6 @@ def check_kinds(notes: pd.DataFrame) -> list[str]:
             "label more of them, merge the kind into another, or correct its spelling"
         )
     return list(counts.index)
-
-
-def drop_duplicates(notes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep one note of each text (white space folded).
-
-    Returns (kept, dropped); dropped has columns `id, same_as, same_kind`. A text that occurs
-    with two kinds keeps the first by id; `same_kind` is False for the other.
-    """
-    folded = notes["text"].str.split().str.join(" ")
-    first = notes.groupby(folded, sort=False)[["id", "kind"]].transform("first")
-    repeated = first["id"] != notes["id"]
-    dropped = pd.DataFrame({"id": notes["id"], "same_as": first["id"], "same_kind": first["kind"] == notes["kind"]})
-    return notes[~repeated].reset_index(drop=True), dropped[repeated].reset_index(drop=True)
 
 
 def languages(texts: pd.Series) -> pd.Series:
@@ -207,7 +199,9 @@ def _inside(path: Path, prefix: str, fields: Fields) -> Iterator[Found]:
     for number, values in rows:
         where = f"{prefix}line {number}"
         if isinstance(values, dict):
-            yield where, 1, _note(str(values.get("id") or where), values, encoding, fields)
+            # A row without an id is known by its text, wherever it moves in the file.
+            by_text = "row " + hashlib.sha256(str(values.get(fields.text)).encode(errors="replace")).hexdigest()[:12]
+            yield where, 1, _note(str(values.get("id") or prefix + by_text), values, encoding, fields)
         else:
             yield where, 1, values
 

@@ -151,6 +151,7 @@ def resolve_inputs(parameters: dict) -> list[str]:
     base = attempt(locate_base, parameters["base_model"])
     attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
     parameters["notes_path"] = str(notes)
+    parameters["split_dir"] = str(find_path(parameters["split_dir"]).absolute())
     if base == find_path(parameters["base_model"]):  # a hub model keeps its name
         parameters["base_model"] = str(base)
     return problems
