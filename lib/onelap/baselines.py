@@ -73,13 +73,13 @@ def tfidf(train: pd.DataFrame, texts: list[str], kinds: list[str]) -> tuple[np.n
     return scored.reindex(columns=kinds, fill_value=0.0).to_numpy(), seconds
 
 
-def out_of_fold(model: Pipeline, notes: pd.DataFrame, groups: pd.Series | None) -> pd.Series:
-    """The kind predicted for each note by a model that has not seen it, nor any note of its group.
+def out_of_fold(model: Pipeline, notes: pd.DataFrame, groups: pd.Series | None) -> pd.DataFrame:
+    """Each note's probabilities by a model that has not seen it, nor any note of its group; a column a kind.
 
-    Three folds, fewer where a kind has fewer notes; `groups` None splits at random.
+    Three folds, two where a kind has only two notes; `groups` None splits at random.
     """
-    folds = min(3, notes["kind"].value_counts().min(), np.inf if groups is None else groups.nunique())
+    folds = max(2, min(3, notes["kind"].value_counts().min()))
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    split = splitter(int(folds), shuffle=True, random_state=0)
-    predicted = cross_val_predict(model, notes["text"], notes["kind"], groups=groups, cv=split)
-    return pd.Series(predicted, index=notes.index)
+    split = splitter(folds, shuffle=True, random_state=0)
+    predicted = cross_val_predict(model, notes["text"], notes["kind"], groups=groups, cv=split, method="predict_proba")
+    return pd.DataFrame(predicted, index=notes.index, columns=np.unique(notes["kind"]))

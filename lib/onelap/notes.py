@@ -47,6 +47,8 @@ class Reading:
     """`where, count, reason`."""
     removed: Counter
     """How often something was taken out of a text that gave its kind away, by what it was."""
+    unlabelled: pd.DataFrame
+    """`id, text, source` of what has a text and no kind; these are counted in `skipped` too."""
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:
@@ -72,33 +74,65 @@ def locate_notes(name: str) -> Path:
 def read_notes(path: Path, fields: Fields) -> Reading:
     """Read every note below `path`.
 
-    A note's kind is that of its field, else of a tag, else of the top folder; its source is that
-    of its field, else its folder. Raises UserError for kinds that are not among `fields.kinds`,
-    and where not a single labelled note is found.
+    A note's kind is the one given with `onelap label`, else that of its field, of a tag, or of the
+    top folder; its source is that of its field, else its folder. Raises UserError for kinds that
+    are not among `fields.kinds`, and where not a single labelled note is found.
     """
-    found = _below(path, fields) if path.is_dir() else _inside(path, "", fields)
-    notes, skipped, removed, seen = [], [], Counter(), Counter()
-    for where, count, result in found:
-        if isinstance(result, str):
-            skipped.append({"where": where, "count": count, "reason": result})
-            continue
-        result["id"] = _unique(result["id"], seen)
-        result["text"], gone = plain(result["text"], fields.kinds, fields.kind)
-        if result["text"]:
-            removed += gone
-            notes.append(result)
-        else:
-            skipped.append({"where": where, "count": count, "reason": "no text beside what names its kind"})
-    if not notes:
-        reasons = f"; first of {len(skipped)} skipped: {skipped[0]['where']}: {skipped[0]['reason']}" if skipped else ""
+    reading = read_all(path, fields)
+    if reading.notes.empty:
+        first = reading.skipped.iloc[:1].to_dict(orient="records")
+        reasons = "".join(f"; first of {len(reading.skipped)} skipped: {at['where']}: {at['reason']}" for at in first)
         raise UserError(
             f"notes_path {path}: expected notes with a kind ({fields.kind} in front matter, JSON or CSV, a tag, or a "
             f"folder named after one of {', '.join(fields.kinds)}), found none{reasons}"
         )
+    return reading
+
+
+def read_all(path: Path, fields: Fields) -> Reading:
+    """`read_notes`, where it may be that no note has a kind yet."""
+    labels, seen, removed = read_labels(path), Counter(), Counter()
+    notes, unlabelled, skipped = [], [], []
+    for where, count, result in _below(path, fields) if path.is_dir() else _inside(path, "", fields):
+        if isinstance(result, str):
+            skipped.append({"where": where, "count": count, "reason": result})
+            continue
+        result["id"] = _unique(result["id"], seen)
+        result["kind"] = labels.get(result["id"], result["kind"])
+        result["text"], gone = plain(result["text"], fields.kinds, fields.kind)
+        if not result["text"]:
+            skipped.append({"where": where, "count": count, "reason": "no text beside what names its kind"})
+        elif not result["kind"]:
+            skipped.append({"where": where, "count": count, "reason": "no kind"})
+            unlabelled.append(result)
+        else:
+            removed += gone
+            notes.append(result)
     table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "encoding"])
     _refuse_unknown_kinds(table, fields)
-    skips = pd.DataFrame(skipped, columns=["where", "count", "reason"])
-    return Reading(table.sort_values("id", ignore_index=True), skips, removed)
+    return Reading(
+        table.sort_values("id", ignore_index=True),
+        pd.DataFrame(skipped, columns=["where", "count", "reason"]),
+        removed,
+        pd.DataFrame(unlabelled, columns=["id", "text", "source"]).sort_values("id", ignore_index=True),
+    )
+
+
+def labels_path(path: Path) -> Path:
+    """The file beside the notes that holds the kinds given with `onelap label`."""
+    return path.with_name(f"{path.name}.labels.jsonl")
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """{id: kind} given with `onelap label`; the last one counts. Raises UserError for a damaged file."""
+    file = labels_path(path)
+    if not file.exists():
+        return {}
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return {row["id"]: row["kind"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: expected lines of id and kind, could not read them: {error!r}") from None
 
 
 def _unique(identity: str, seen: Counter) -> str:
@@ -182,7 +216,7 @@ def _text_file(path: Path, where: str, fields: Fields) -> dict | str:
         if len(tagged) > 1:
             return f"tags of several kinds: {', '.join(tagged)}"
         kind = tagged[0] if tagged else filed_as
-    if kind is None and not sound:
+    if kind in (None, "", []) and not sound:
         return "broken front matter, and no kind elsewhere"
     source = head.get(fields.source) or "/".join(folders[1:] if filed_as else folders)
     return _note(where, {fields.text: text, fields.kind: kind, fields.source: source}, encoding, fields)
@@ -245,8 +279,8 @@ def _note(identity: str, values: dict, encoding: str, fields: Fields) -> dict | 
         return "no text" if fields.text in values else f"no field `{fields.text}`"
     if isinstance(kind, list) and len(kind) == 1:
         (kind,) = kind
-    if kind is None or kind == "" or kind == []:
-        return "no kind"
+    if kind is None or kind == []:
+        kind = ""
     if isinstance(kind, bool) or not isinstance(kind, str | int):
         return f"`{fields.kind}` is {kind!r}: expected the name of a kind, in quotes where YAML reads it otherwise"
     if "\x00" in text or not _is_unicode(text):
