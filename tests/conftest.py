@@ -68,6 +68,7 @@ def toy_params(tmp_path, toy_base) -> Path:
     parameters = {
         "notes_path": str(write_jsonl(tmp_path / "notes.jsonl", toy_notes(90))),
         "base_model": str(toy_base),
+        "split_dir": str(tmp_path / "splits"),
         "max_length": 192,
         "epochs": 1.0,
         "evaluations": 2,

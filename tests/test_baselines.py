@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from onelap.baselines import majority, tfidf
+from onelap.baselines import majority, markup_model, out_of_fold, tfidf, tfidf_model
 
 KINDS = ["knowledge", "none"]
 
@@ -31,3 +31,31 @@ def test_a_kind_that_was_not_trained_gets_probability_zero():
     train = pd.DataFrame({"text": ["water boils", "buy milk"], "kind": KINDS})
     probabilities, _ = tfidf(train, ["buy tea"], [*KINDS, "value"])
     assert probabilities.shape == (1, 3) and probabilities[0, 2] == 0
+
+
+def test_markup_sees_form_and_no_word():
+    lists = [f"- one\n- two {number}" for number in range(6)]
+    prose = [f"There is a long sentence about nothing much {number}" for number in range(6)]
+    notes = pd.DataFrame({"text": lists + prose, "kind": ["none"] * 6 + ["knowledge"] * 6})
+    model = markup_model().fit(notes["text"], notes["kind"])
+    assert list(model.predict(pd.Series(["- x\n- y 1", "Another long sentence on something else 3"]))) == [
+        "none",
+        "knowledge",
+    ]
+    assert model.predict_proba(pd.Series(["- one\n- two 7"])) == pytest.approx(
+        model.predict_proba(pd.Series(["- abc\n- xyz 9"]))
+    )
+
+
+def test_out_of_fold_predictions_never_saw_the_group():
+    """Every source has words of its own for each kind: known sources are easy, new ones pure chance."""
+    words = iter(
+        ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "ivory", "jumbo", "koala", "lemur"]
+    )
+    rows = []
+    for source in range(6):
+        for kind in KINDS:
+            rows += [{"text": next(words), "kind": kind, "group": source}] * 4
+    notes = pd.DataFrame(rows)
+    assert (out_of_fold(tfidf_model(), notes, None).idxmax(axis=1) == notes["kind"]).all()
+    assert (out_of_fold(tfidf_model(), notes, notes["group"]).idxmax(axis=1) == notes["kind"]).mean() < 0.8

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from onelap import UserError
-from onelap.evaluation import calibration_error, compare, measure, predictions_table, rate, state
+from onelap.evaluation import calibration_error, compare, detectable_gain, measure, predictions_table, rate, state
 
 KINDS = ["a", "b", "c"]
 
@@ -111,3 +112,21 @@ def test_the_sentence_may_say_that_qlora_lost():
         "base 21 % → qlora 76 % on 88 frozen test notes (+55 points, 95 % interval 45 to 65): "
         "fine-tuning helped; tfidf 82 %: QLoRA lost to it"
     )
+
+
+@pytest.mark.parametrize(("n", "points"), [(10, None), (65, 0.21), (250, 0.11)])
+def test_the_gain_that_so_many_notes_show(n, points):
+    assert detectable_gain(n) == points
+
+
+def test_the_detectable_gain_by_simulation():
+    """Planted gains at and below the limit: McNemar finds the first four times in five, the second less often."""
+    n, rng = 104, np.random.default_rng(0)
+    limit = detectable_gain(n)
+
+    def power(gain):
+        change = rng.choice([1, 0, -1], p=[(1 / 3 + gain) / 2, 2 / 3, (1 / 3 - gain) / 2], size=(4000, n))
+        gained, lost = (change == 1).sum(axis=1), (change == -1).sum(axis=1)
+        return np.mean([stats.binomtest(g, g + k).pvalue <= 0.05 for g, k in zip(gained, lost, strict=True)])
+
+    assert power(limit) >= 0.78 and power(limit - 0.02) < 0.8

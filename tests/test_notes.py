@@ -6,7 +6,11 @@ import subprocess
 import pytest
 
 from onelap import UserError
-from onelap.notes import Fields, check_kinds, drop_duplicates, languages, locate_notes, read_notes
+from onelap.duplicates import drop_duplicates
+from onelap.notes import Fields, check_kinds, languages, locate_notes, parse_kinds, read_notes
+
+KINDS = ("lesson", "knowledge", "value", "design decision", "none")
+COLUMNS = ["id", "text", "kind", "source"]
 
 
 def write(folder, name, text, encoding="utf-8"):
@@ -20,31 +24,59 @@ def test_a_folder_of_markdown(tmp_path):
     write(tmp_path, "garden/a.md", "---\nkind: Lesson\nsource: diary\n---\n\nWater early.\n")
     write(tmp_path, "garden/sub/b.txt", "---\r\nkind:  design   decision \r\n---\r\nGravel, not bark.\r\n")
     write(tmp_path, "日本 語.md", "\ufeff---\nkind: none\nsource: 7\n---\n牛乳\n")
-    notes, skipped = read_notes(tmp_path, Fields())
-    assert notes.to_dict(orient="records") == [
-        {"id": "garden/a", "text": "Water early.", "kind": "lesson", "source": "diary"},
-        {"id": "garden/sub/b", "text": "Gravel, not bark.", "kind": "design decision", "source": "garden/sub"},
-        {"id": "日本 語", "text": "牛乳", "kind": "none", "source": "7"},
+    reading = read_notes(tmp_path, Fields(KINDS))
+    assert reading.notes[COLUMNS].to_dict(orient="records") == [
+        {"id": "garden/a.md", "text": "Water early.", "kind": "lesson", "source": "diary"},
+        {"id": "garden/sub/b.txt", "text": "Gravel, not bark.", "kind": "design decision", "source": "garden/sub"},
+        {"id": "日本 語.md", "text": "牛乳", "kind": "none", "source": "7"},
     ]
-    assert skipped.empty
+    assert reading.skipped.empty and not reading.removed
 
 
 def test_a_flat_folder_and_an_empty_source_leave_the_source_to_the_folder(tmp_path):
     write(tmp_path, "root.md", "---\nkind: none\n---\nat the top")
     write(tmp_path, "work/empty.md", "---\nkind: none\nsource:\n---\nin a folder")
-    notes, _ = read_notes(tmp_path, Fields())
-    assert dict(notes[["id", "source"]].values) == {"root": "", "work/empty": "work"}
+    write(tmp_path, "Lessons/garden/filed.md", "filed by kind, then by subject")
+    notes = read_notes(tmp_path, Fields(KINDS)).notes
+    assert dict(notes[["id", "source"]].values) == {
+        "root.md": "",
+        "work/empty.md": "work",
+        "Lessons/garden/filed.md": "garden",
+    }
+
+
+def test_front_matter_goes_before_a_tag_and_a_tag_before_the_folder(tmp_path):
+    write(tmp_path, "lessons/all.md", "---\nkind: value\ntags: [none]\n---\ntext")
+    write(tmp_path, "lessons/tag.md", "---\ntags: [none, garden]\n---\ntext")
+    write(tmp_path, "lessons/folder.md", "text")
+    notes = read_notes(tmp_path, Fields(KINDS)).notes
+    assert list(notes["kind"]) == ["value", "lesson", "none"]
 
 
 def test_kinds_as_yaml_reads_them(tmp_path):
     for name, kind in ("list", "[lesson]"), ("number", "3"), ("boolean", "no"), ("several", "[a, b]"), ("blank", ""):
         write(tmp_path, f"{name}.md", f"---\nkind: {kind}\n---\ntext")
-    notes, skipped = read_notes(tmp_path, Fields())
-    assert dict(notes[["id", "kind"]].values) == {"list": "lesson", "number": "3"}
-    reasons = dict(skipped[["where", "reason"]].values)
+    reading = read_notes(tmp_path, Fields(("3", "lesson")))
+    assert dict(reading.notes[["id", "kind"]].values) == {"list.md": "lesson", "number.md": "3"}
+    reasons = dict(reading.skipped[["where", "reason"]].values)
     assert reasons["boolean.md"].startswith("`kind` is False: expected the name of a kind, in quotes")
     assert reasons["several.md"].startswith("`kind` is ['a', 'b']: expected the name of a kind")
-    assert reasons["blank.md"] == "no kind in `kind`"
+    assert reasons["blank.md"] == "no kind"
+
+
+def test_an_unknown_kind_stops_with_the_files_and_the_nearest(tmp_path):
+    for number in range(5):
+        write(tmp_path, f"{number}.md", "---\nkind: Lessen\n---\ntext")
+    write(tmp_path, "odd.md", "---\nkind: valeu\n---\ntext")
+    expected = r"`lessen` in 0.md, 1.md, 2.md and 2 more \(nearest: lesson\); `valeu` in odd.md \(nearest: value\)"
+    with pytest.raises(UserError, match=expected):
+        read_notes(tmp_path, Fields(KINDS))
+
+
+def test_the_kinds_are_a_parameter():
+    assert parse_kinds("Quote,  Idea , task,quote") == ("quote", "idea", "task")
+    with pytest.raises(UserError, match="kinds: expected at least two names separated by commas, found 'lesson,'"):
+        parse_kinds("lesson,")
 
 
 @pytest.mark.parametrize("head", ["created: 2024-02-30", "content: x", "on: x", "2024: x", "handler: x", "a: b: c"])
@@ -52,27 +84,8 @@ def test_odd_front_matter_is_read_or_skipped_but_never_stops_the_rest(tmp_path, 
     write(tmp_path, "good.md", "---\nkind: value\n---\nKindness first.")
     write(tmp_path, "odd.md", f"---\nkind: value\n{head}\n---\ntext")
     write(tmp_path, "json.txt", '{ "kind": ')
-    notes, skipped = read_notes(tmp_path, Fields())
-    assert len(notes) + len(skipped) == 3 and "good" in set(notes["id"])
-
-
-def test_what_is_skipped_is_listed_with_its_reason(tmp_path):
-    write(tmp_path, "good.md", "---\nkind: value\n---\nKindness first.")
-    write(tmp_path, "no_kind.md", "Just text.")
-    write(tmp_path, "empty.md", "---\nkind: value\n---\n\n")
-    write(tmp_path, "broken.md", "---\nkind: [value\n---\ntext")
-    write(tmp_path, "latin.md", "---\nkind: value\n---\ncafé", encoding="latin-1")
-    write(tmp_path, "photo.png", "not really")
-    write(tmp_path, ".obsidian/app.md", "---\nkind: value\n---\nhidden")
-    notes, skipped = read_notes(tmp_path, Fields())
-    assert list(notes["id"]) == ["good"]
-    assert dict(skipped[["where", "reason"]].values) == {
-        "no_kind.md": "no kind in `kind`",
-        "empty.md": "no text",
-        "broken.md": "broken front matter",
-        "latin.md": "not UTF-8",
-        "photo.png": "not a note: .png suffix",
-    }
+    reading = read_notes(tmp_path, Fields(KINDS))
+    assert len(reading.notes) + len(reading.skipped) == 3 and "good.md" in set(reading.notes["id"])
 
 
 def test_json_lines_with_other_field_names(tmp_path):
@@ -88,13 +101,13 @@ def test_json_lines_with_other_field_names(tmp_path):
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     lines += ["", '{"body": "half an emoji \\ud83d", "label": "a"}', "{half"]
     path.write_text("\n".join(lines), encoding="utf-8")
-    notes, skipped = read_notes(path, Fields("body", "label", "author"))
-    assert notes.to_dict(orient="records") == [
-        {"id": "line-000002", "text": "two", "kind": "b", "source": ""},
+    reading = read_notes(path, Fields(("a", "b"), "body", "label", "author"))
+    assert reading.notes[COLUMNS].to_dict(orient="records") == [
+        {"id": "row 3fc4ccfe7458", "text": "two", "kind": "b", "source": ""},
         {"id": "x", "text": "one\u2028line", "kind": "a", "source": "me"},
+        {"id": "x 2", "text": "again", "kind": "a", "source": ""},
     ]
-    assert dict(skipped[["where", "reason"]].values) == {
-        "line 3": "id x occurs twice",
+    assert dict(reading.skipped[["where", "reason"]].values) == {
         "line 4": "no field `body`",
         "line 5": "not a JSON object",
         "line 6": "text with NUL or half characters",
@@ -108,7 +121,7 @@ def test_exact_duplicates_go_and_conflicts_are_told(tmp_path):
     rows = [("a", "same  text", "k"), ("b", "same text", "k"), ("c", "other", "k"), ("d", "same\ntext ", "l")]
     lines = [json.dumps({"id": identity, "text": text, "kind": kind}) for identity, text, kind in rows]
     path.write_text("\n".join(lines), encoding="utf-8")
-    kept, dropped = drop_duplicates(read_notes(path, Fields())[0])
+    kept, dropped = drop_duplicates(read_notes(path, Fields(("k", "l"))).notes)
     assert list(kept["id"]) == ["a", "c"]
     assert dropped.to_dict(orient="records") == [
         {"id": "b", "same_as": "a", "same_kind": True},
@@ -131,23 +144,23 @@ def jsonl(tmp_path, counts):
 
 
 def test_one_kind_is_not_enough(tmp_path):
-    notes, _ = read_notes(jsonl(tmp_path, {"value": 9}), Fields())
+    notes = read_notes(jsonl(tmp_path, {"value": 9}), Fields(KINDS)).notes
     with pytest.raises(UserError, match=r"one kind only \(value\): a classifier needs at least two"):
         check_kinds(notes)
 
 
 def test_a_kind_with_four_notes_is_named(tmp_path):
-    notes, _ = read_notes(jsonl(tmp_path, {"value": 5, "lesson": 4, "lessn": 1}), Fields())
-    with pytest.raises(UserError, match=r"at least 5 notes of every kind, found fewer for: lessn \(1\), lesson \(4\)"):
+    notes = read_notes(jsonl(tmp_path, {"value": 5, "lesson": 4, "none": 1}), Fields(KINDS)).notes
+    with pytest.raises(UserError, match=r"at least 5 notes of every kind, found fewer for: lesson \(4\), none \(1\)"):
         check_kinds(notes)
 
 
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda folder: "", "expected a folder or a .jsonl file, found nothing"),
+        (lambda folder: "", "expected a folder or a file, found nothing"),
         (lambda folder: folder / "nowhere", "no such folder or file; set it with -p notes_path=PATH"),
-        (lambda folder: write(folder, "notes.pdf", "x"), "expected a folder or a .jsonl file, found notes.pdf"),
+        (lambda folder: write(folder, "notes.pdf", "x"), "expected a folder or a .jsonl or .csv file, found notes.pdf"),
     ],
 )
 def test_a_path_that_holds_no_notes(tmp_path, make, expected):
@@ -157,8 +170,8 @@ def test_a_path_that_holds_no_notes(tmp_path, make, expected):
 
 def test_a_folder_without_a_labelled_note(tmp_path):
     write(tmp_path, "a.md", "no front matter")
-    with pytest.raises(UserError, match=r"found none; first of 1 skipped: a.md: no kind in `kind`"):
-        read_notes(tmp_path, Fields())
+    with pytest.raises(UserError, match=r"found none; first of 1 skipped: a.md: no kind"):
+        read_notes(tmp_path, Fields(KINDS))
 
 
 def test_the_command_line_says_all_at_once_before_any_notebook(onelap, tmp_path):

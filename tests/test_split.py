@@ -1,10 +1,14 @@
-"""The split: sources on one side, kinds in proportion."""
+"""The split: sources and near-duplicates on one side, kinds in proportion, frozen."""
 
 import pandas as pd
 import pytest
 
 from onelap import UserError
-from onelap.split import grouped, split_notes
+from onelap.duplicates import near_duplicates
+from onelap.split import Memory, grouped, split_notes
+
+SHARES = {"validation": 0.15, "test": 0.2}
+NO_PAIRS = near_duplicates(pd.DataFrame({"id": ["x"], "text": [""], "kind": ["a"]}))
 
 
 def notes_of(sources: int, each: int, kinds: str = "aaabbc") -> pd.DataFrame:
@@ -16,9 +20,23 @@ def notes_of(sources: int, each: int, kinds: str = "aaabbc") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def pair(first: int, second: int) -> pd.DataFrame:
+    return pd.DataFrame({"first": [first], "second": [second]})
+
+
+def parts_of(notes, **options):
+    arguments = {"pairs": NO_PAIRS, "shares": SHARES, "seed": 0, "remembered": {}} | options
+    return split_notes(notes, **arguments)
+
+
+def renumbered(*tables):
+    notes = pd.concat(tables, ignore_index=True)
+    notes["id"] = [str(number) for number in range(len(notes))]
+    return notes
+
+
 def test_no_source_is_on_both_sides_and_kinds_keep_their_shares():
-    notes = notes_of(20, 12)
-    split = split_notes(notes, 0.2, 0.15, seed=0)
+    split = parts_of(notes_of(20, 12))
     assert split.groupby("source")["part"].nunique().max() == 1
     shares = split["part"].value_counts(normalize=True)
     assert shares["test"] == pytest.approx(0.2, abs=0.03)
@@ -29,43 +47,106 @@ def test_no_source_is_on_both_sides_and_kinds_keep_their_shares():
 
 @pytest.mark.parametrize(("test", "validation"), [(0.4, 0.1), (0.1, 0.3), (0.45, 0.2)])
 def test_shares_come_out_as_asked(test, validation):
-    shares = split_notes(notes_of(40, 6), test, validation, seed=0)["part"].value_counts(normalize=True)
+    split = parts_of(notes_of(40, 6), shares={"validation": validation, "test": test})
+    shares = split["part"].value_counts(normalize=True)
     assert shares["test"] == pytest.approx(test, abs=0.03)
     assert shares["validation"] == pytest.approx(validation, abs=0.03)
 
 
+def test_sources_of_one_kind_each_are_spread_by_kind():
+    notes = renumbered(*(notes_of(8, 10, kind).assign(source=lambda t, k=kind: k + t["source"]) for kind in "abc"))
+    counts = parts_of(notes).groupby(["part", "kind"]).size()
+    assert counts.loc["test"].to_dict() == {"a": 20, "b": 20, "c": 20}
+
+
 def test_the_same_seed_gives_the_same_split_and_another_one_another():
-    notes = notes_of(20, 12)
-    first, again, other = (split_notes(notes, 0.2, 0.15, seed)["part"] for seed in (0, 0, 1))
+    first, again, other = (parts_of(notes_of(20, 12), seed=seed)["part"] for seed in (0, 0, 1))
     assert first.equals(again) and not first.equals(other)
 
 
 def test_without_sources_every_note_stands_for_itself():
     notes = notes_of(1, 60)
     assert not grouped(notes)
-    split = split_notes(notes, 0.2, 0.15, seed=0)
-    assert set(split["part"]) == {"train", "validation", "test"}
+    assert set(parts_of(notes)["part"]) == {"train", "validation", "test"}
 
 
 def test_notes_of_unknown_source_do_not_hang_together():
-    notes = pd.concat([notes_of(6, 10), notes_of(1, 40).assign(source="")], ignore_index=True)
-    notes["id"] = [str(number) for number in range(len(notes))]
-    split = split_notes(notes, 0.2, 0.2, seed=0)
+    notes = renumbered(notes_of(6, 10), notes_of(1, 40).assign(source=""))
+    split = parts_of(notes, shares={"validation": 0.2, "test": 0.2})
     assert grouped(notes)
     assert set(split.loc[split["source"] == "", "part"]) == {"train", "validation", "test"}
     assert split[split["source"] != ""].groupby("source")["part"].nunique().max() == 1
 
 
-def test_a_kind_of_two_sources_stays_learnable_and_one_of_a_single_source_too():
-    notes = pd.concat([notes_of(10, 12, "aab"), notes_of(1, 30, "d").assign(source="only")], ignore_index=True)
-    notes["id"] = [str(number) for number in range(len(notes))]
-    split = split_notes(notes, 0.2, 0.15, seed=0)
+def test_a_kind_of_a_single_source_stays_learnable():
+    notes = renumbered(notes_of(10, 12, "aab"), notes_of(1, 30, "d").assign(source="only"))
+    split = parts_of(notes)
     assert (split.loc[split["kind"] == "d", "part"] == "train").all()
 
 
+def test_near_duplicates_bring_their_sources_together():
+    notes = notes_of(20, 6)
+    split = parts_of(notes)
+    apart = split.groupby("source").first()
+    train, test = (apart.index[apart["part"] == part][0] for part in ("train", "test"))
+    first, second = (notes.index[notes["source"] == source][0] for source in (train, test))
+    joined = parts_of(notes, pairs=pair(first, second))
+    assert joined[joined["source"].isin([train, test])]["part"].nunique() == 1
+    assert set(joined["part"]) == {"train", "validation", "test"}
+
+
+def test_a_template_that_links_every_source_does_not_make_one_lump():
+    notes = notes_of(10, 6)
+    chain = pd.DataFrame({"first": range(0, 54, 6), "second": range(6, 60, 6)})
+    split = parts_of(notes, pairs=chain)
+    assert {"train", "validation", "test"} <= set(split["part"])
+    for first, second in chain.itertuples(index=False):
+        sides = {split["part"][first], split["part"][second]}
+        assert len(sides) == 1 or "set aside" in sides, "no near-duplicates on two sides"
+
+
+def test_when_notes_come_and_go_none_moves():
+    everything = notes_of(30, 8)
+    some = everything[everything["source"].isin([f"s{number}" for number in range(18)])]
+    some = some.groupby("source").head(5).reset_index(drop=True)
+    before = dict(parts_of(some)[["id", "part"]].values)
+    grown = parts_of(everything, remembered=before)
+    assert {identity: part for identity, part in grown[["id", "part"]].values if identity in before} == before
+    assert grown.groupby("source")["part"].nunique().max() == 1, "a new note goes where its source is"
+    assert grown["part"].value_counts(normalize=True)["test"] == pytest.approx(0.2, abs=0.04)
+    less = everything.drop(index=range(0, 240, 7)).reset_index(drop=True)
+    after = dict(grown[["id", "part"]].values)
+    shrunk = parts_of(less, remembered=after)
+    assert all(after[identity] == part for identity, part in shrunk[["id", "part"]].values)
+
+
+def test_a_new_copy_of_a_test_note_in_an_old_training_source_is_set_aside():
+    notes = notes_of(20, 6)
+    before = parts_of(notes)
+    remembered = dict(before[["id", "part"]].values)
+    position = before.index[before["part"] == "test"][0]
+    source = before.loc[before["part"] == "train", "source"].iloc[0]
+    copy = notes.iloc[[position]].assign(id="copy", source=source)
+    split = parts_of(
+        pd.concat([notes, copy], ignore_index=True), pairs=pair(position, len(notes)), remembered=remembered
+    )
+    assert dict(split[["id", "part"]].values) == remembered | {"copy": "set aside"}
+
+
+def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):
+    memory = Memory(tmp_path, tmp_path / "vault", SHARES, 0)
+    assert memory.read() == {}
+    table = pd.DataFrame({"id": ["a", "b", "c"], "part": ["train", "test", "set aside"]})
+    memory.add(table)
+    memory.add(pd.DataFrame({"id": ["d"], "part": ["validation"]}))
+    assert Memory(tmp_path, tmp_path / "vault", SHARES, 0).read() == {"a": "train", "b": "test", "d": "validation"}
+    assert Memory(tmp_path, tmp_path / "vault", SHARES, 1).read() == {}
+    memory.path.unlink()
+    assert memory.read() == {}, "deleting the file draws anew"
+
+
 def test_kinds_that_cannot_be_split_are_named():
-    """Three sources of one kind each: two of the kinds would not be in train."""
-    notes = pd.concat([notes_of(1, 10, kind).assign(source=kind) for kind in "abc"], ignore_index=True)
-    notes["id"] = [str(number) for number in range(len(notes))]
-    with pytest.raises(UserError, match="none is left to train on"):
-        split_notes(notes, 0.3, 0.3, seed=0)
+    """Three sources of one kind each, of which the memory has one in test: that kind would not be in train."""
+    notes = renumbered(*(notes_of(1, 10, kind).assign(source=kind) for kind in "abc"))
+    with pytest.raises(UserError, match="kind b: its notes come from so few sources that none is left to train on"):
+        parts_of(notes, remembered={"10": "test"})

@@ -83,6 +83,27 @@ def fetch(options: argparse.Namespace) -> None:
         print(fetch_base(name))
 
 
+def label(options: argparse.Namespace) -> None:
+    """`onelap label`: a walk through notes in the terminal."""
+    from onelap.labelling import Labelling, most_suspicious_first, most_useful_first, walk
+    from onelap.notes import Fields, labels_path, locate_notes, parse_kinds, read_all, read_labels
+
+    path = locate_notes(options.notes)
+    kinds = parse_kinds(options.kinds)
+    reading = read_all(path, Fields(kinds, options.text_field, options.kind_field, options.source_field))
+    if options.review:
+        queue = most_suspicious_first(reading.notes)
+        queue = queue[~queue["id"].isin(read_labels(path))]
+    else:
+        queue = most_useful_first(reading.unlabelled, reading.notes)
+    if queue.empty:
+        raise UserError(f"{path}: no note to {'review' if options.review else 'label'}")
+    if not sys.stdin.isatty():
+        raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
+    walk(Labelling(queue, path), list(kinds))
+    print(f"{len(read_labels(path))} labels in {labels_path(path)}; every run on these notes reads them")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help")
@@ -127,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         "onelap fetch params/one_lap.yaml",
     )
     add_parameters(command)
+    command = add(label, "give kinds to notes, one key a note, the most useful first", "onelap label ~/vault")
+    command.add_argument("notes", metavar="PATH", help="folder, .jsonl or .csv file; labels are stored beside it")
+    command.add_argument("--review", action="store_true", help="notes whose kind looks wrong instead, worst first")
+    command.add_argument("--kinds", default="lesson, knowledge, value, decision, none", help="separated by commas")
+    for field in ("text", "kind", "source"):
+        command.add_argument(f"--{field}-field", default=field, metavar="NAME", help=f"field that holds the {field}")
     return parser
 
 

@@ -1,74 +1,157 @@
-"""Reading labelled notes: a folder of Markdown or text files, or a JSON-lines file.
+"""Reading labelled notes: a folder of Markdown, text, JSON-lines and CSV files, or one such file.
 
 A note becomes one row `id, text, kind, source`; an unknown source is an empty one. What cannot
 be read is listed with its reason, never dropped silently; nothing on disk is changed.
 """
 
+import csv
+import difflib
+import hashlib
+import io
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import frontmatter
 import pandas as pd
 import py3langid
-import yaml
-from frontmatter.default_handlers import YAMLHandler
 
 from onelap import UserError, find_path
+from onelap.files import MAX_BYTES, Unreadable, files_below, read_text
+from onelap.markup import as_kind, kinds_of_tags, normalize, plain, split_front_matter, tags_of
 
-SUFFIXES = {".md", ".markdown", ".txt"}
+TEXT_SUFFIXES = {".md", ".markdown", ".txt"}
 LINES_SUFFIXES = {".jsonl", ".ndjson"}
+TABLE_SUFFIXES = {".csv"}
 MIN_NOTES_PER_KIND = 5  # one each for train, validation and test, and two to learn from
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of the fields in front matter or JSON that hold a note's text, kind and source."""
+    """How to read notes: names of the fields in front matter, JSON or CSV, and the kinds."""
 
+    kinds: tuple[str, ...]
     text: str = "text"
     kind: str = "kind"
     source: str = "source"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was found. Files and rows found = notes + the sum of `skipped["count"]`."""
+
+    notes: pd.DataFrame
+    """`id, text, kind, source, encoding`, sorted by id."""
+    skipped: pd.DataFrame
+    """`where, count, reason`."""
+    removed: Counter
+    """How often something was taken out of a text that gave its kind away, by what it was."""
+    unlabelled: pd.DataFrame
+    """`id, text, source` of what has a text and no kind; these are counted in `skipped` too."""
+
+
+def parse_kinds(text: str) -> tuple[str, ...]:
+    """The kinds of the parameter `kinds`, as in "lesson, value". Raises UserError for fewer than two."""
+    kinds = tuple(dict.fromkeys(kind for name in text.split(",") if (kind := normalize(name))))
+    if len(kinds) < 2:
+        raise UserError(f"kinds: expected at least two names separated by commas, found {text!r}")
+    return kinds
 
 
 def locate_notes(name: str) -> Path:
     """The notes' folder or file. Raises UserError where it is missing or of another type."""
     path = find_path(name)
     if not name.strip():
-        raise UserError("notes_path: expected a folder or a .jsonl file, found nothing; is a shell variable unset?")
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in LINES_SUFFIXES):
+        raise UserError("notes_path: expected a folder or a file, found nothing; is a shell variable unset?")
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in LINES_SUFFIXES | TABLE_SUFFIXES):
         return path
     if path.exists():
-        raise UserError(f"notes_path {path}: expected a folder or a .jsonl file, found {path.name}")
+        raise UserError(f"notes_path {path}: expected a folder or a .jsonl or .csv file, found {path.name}")
     raise UserError(f"notes_path {path}: no such folder or file; set it with -p notes_path=PATH")
 
 
-def read_notes(path: Path, fields: Fields) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_notes(path: Path, fields: Fields) -> Reading:
     """Read every note below `path`.
 
-    Returns (notes, skipped): notes with columns `id, text, kind, source`, sorted by id, and
-    skipped with columns `where, reason`. Kinds are trimmed and lower-cased. Raises UserError
-    where not a single labelled note is found.
+    A note's kind is the one given with `onelap label`, else that of its field, of a tag, or of the
+    top folder; its source is that of its field, else its folder. Raises UserError for kinds that
+    are not among `fields.kinds`, and where not a single labelled note is found.
     """
-    if path.is_dir():
-        candidates = _files_of(path, fields)
-        looked_for = f"Markdown or text files whose front matter has `{fields.kind}`"
-    else:
-        candidates = _lines_of(path, fields)
-        looked_for = f"lines of JSON with `{fields.text}` and `{fields.kind}`"
-    notes, skipped, seen = [], [], set()
-    for where, found in candidates:
-        if isinstance(found, dict) and found["id"] in seen:
-            found = f"id {found['id']} occurs twice"
-        if isinstance(found, str):
-            skipped.append({"where": where, "reason": found})
+    reading = read_all(path, fields)
+    if reading.notes.empty:
+        first = reading.skipped.iloc[:1].to_dict(orient="records")
+        reasons = "".join(f"; first of {len(reading.skipped)} skipped: {at['where']}: {at['reason']}" for at in first)
+        raise UserError(
+            f"notes_path {path}: expected notes with a kind ({fields.kind} in front matter, JSON or CSV, a tag, or a "
+            f"folder named after one of {', '.join(fields.kinds)}), found none{reasons}"
+        )
+    return reading
+
+
+def read_all(path: Path, fields: Fields) -> Reading:
+    """`read_notes`, where it may be that no note has a kind yet."""
+    labels, seen, removed = read_labels(path), Counter(), Counter()
+    notes, unlabelled, skipped = [], [], []
+    for where, count, result in _below(path, fields) if path.is_dir() else _inside(path, "", fields):
+        if isinstance(result, str):
+            skipped.append({"where": where, "count": count, "reason": result})
+            continue
+        result["id"] = _unique(result["id"], seen)
+        result["kind"] = labels.get(result["id"], result["kind"])
+        result["text"], gone = plain(result["text"], fields.kinds, fields.kind)
+        if not result["text"]:
+            skipped.append({"where": where, "count": count, "reason": "no text beside what names its kind"})
+        elif not result["kind"]:
+            skipped.append({"where": where, "count": count, "reason": "no kind"})
+            unlabelled.append(result)
         else:
-            seen.add(found["id"])
-            notes.append(found)
-    if not notes:
-        reasons = f"; first of {len(skipped)} skipped: {skipped[0]['where']}: {skipped[0]['reason']}" if skipped else ""
-        raise UserError(f"notes_path {path}: expected {looked_for}, found none{reasons}")
-    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source"])
-    return table.sort_values("id", ignore_index=True), pd.DataFrame(skipped, columns=["where", "reason"])
+            removed += gone
+            notes.append(result)
+    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "encoding"])
+    _refuse_unknown_kinds(table, fields)
+    return Reading(
+        table.sort_values("id", ignore_index=True),
+        pd.DataFrame(skipped, columns=["where", "count", "reason"]),
+        removed,
+        pd.DataFrame(unlabelled, columns=["id", "text", "source"]).sort_values("id", ignore_index=True),
+    )
+
+
+def labels_path(path: Path) -> Path:
+    """The file beside the notes that holds the kinds given with `onelap label`."""
+    return path.with_name(f"{path.name}.labels.jsonl")
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """{id: kind} given with `onelap label`; the last one counts. Raises UserError for a damaged file."""
+    file = labels_path(path)
+    if not file.exists():
+        return {}
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return {row["id"]: row["kind"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: expected lines of id and kind, could not read them: {error!r}") from None
+
+
+def _unique(identity: str, seen: Counter) -> str:
+    """The id, with a number where it was there before."""
+    seen[identity] += 1
+    return identity if seen[identity] == 1 else _unique(f"{identity} {seen[identity]}", seen)
+
+
+def _refuse_unknown_kinds(notes: pd.DataFrame, fields: Fields) -> None:
+    problems = []
+    for kind, ids in notes.loc[~notes["kind"].isin(fields.kinds)].groupby("kind")["id"]:
+        near = difflib.get_close_matches(kind, fields.kinds, n=1, cutoff=0.0)
+        few = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+        problems.append(f"`{kind}` in {few} (nearest: {near[0]})")
+    if problems:
+        raise UserError(
+            f"expected the kinds {', '.join(fields.kinds)}, found {'; '.join(problems)}; "
+            "correct the notes, or name all kinds with -p kinds='…, …'"
+        )
 
 
 def check_kinds(notes: pd.DataFrame) -> list[str]:
@@ -86,19 +169,6 @@ def check_kinds(notes: pd.DataFrame) -> list[str]:
     return list(counts.index)
 
 
-def drop_duplicates(notes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep one note of each text (white space folded).
-
-    Returns (kept, dropped); dropped has columns `id, same_as, same_kind`. A text that occurs
-    with two kinds keeps the first by id; `same_kind` is False for the other.
-    """
-    folded = notes["text"].str.split().str.join(" ")
-    first = notes.groupby(folded, sort=False)[["id", "kind"]].transform("first")
-    repeated = first["id"] != notes["id"]
-    dropped = pd.DataFrame({"id": notes["id"], "same_as": first["id"], "same_kind": first["kind"] == notes["kind"]})
-    return notes[~repeated].reset_index(drop=True), dropped[repeated].reset_index(drop=True)
-
-
 def languages(texts: pd.Series) -> pd.Series:
     """ISO 639-1 code of each text, for the inventory; a guess on very short notes.
 
@@ -107,59 +177,110 @@ def languages(texts: pd.Series) -> pd.Series:
     return texts.map(lambda text: py3langid.classify(text[:400])[0])
 
 
-def _files_of(folder: Path, fields: Fields):
-    """(where, note or reason) for every file below the folder; hidden ones are not notes."""
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith(".") for part in inside.parts):
-            continue
-        if path.suffix.lower() not in SUFFIXES:
-            yield inside.as_posix(), f"not a note: {path.suffix or 'no'} suffix"
-            continue
-        try:
-            head, text = frontmatter.parse(path.read_text(encoding="utf-8-sig"), handler=YAMLHandler())
-        except UnicodeDecodeError:
-            yield inside.as_posix(), "not UTF-8"
-        except OSError as error:
-            yield inside.as_posix(), f"unreadable: {error.strerror}"
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # a date of 30 February is a ValueError
-            yield inside.as_posix(), "broken front matter"
+Found = tuple[str, int, dict | str]
+"""Where, files or rows, and the note or the reason why there is none."""
+
+
+def _below(folder: Path, fields: Fields) -> Iterator[Found]:
+    for path, count, reason in files_below(folder):
+        where = _printable(path.relative_to(folder).as_posix())
+        suffix = path.suffix.lower()
+        if reason:
+            yield where, count, reason
+        elif suffix in TEXT_SUFFIXES:
+            yield where, 1, _text_file(path, where, fields)
+        elif suffix in LINES_SUFFIXES | TABLE_SUFFIXES:
+            yield from _inside(path, f"{where} ", fields)
         else:
-            folder_name = inside.parent.as_posix().removeprefix(".")
-            values = head | {fields.text: text, fields.source: head.get(fields.source) or folder_name}
-            yield inside.as_posix(), _note(inside.with_suffix("").as_posix(), values, fields)
+            yield where, 1, f"no note: {suffix or 'without'} suffix"
 
 
-def _lines_of(path: Path, fields: Fields):
-    """(where, note or reason) for every line that is not blank."""
+def _printable(name: str) -> str:
+    """A file's name as text; Linux allows any bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _text_file(path: Path, where: str, fields: Fields) -> dict | str:
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"notes_path {path}: expected JSON lines in UTF-8, could not read it: {error}") from None
-    for number, line in enumerate(lines, start=1):
+        if path.stat().st_size > MAX_BYTES:
+            return "over 1 MB"
+        content, encoding = read_text(path)
+    except Unreadable as reason:
+        return str(reason)
+    head, text, sound = split_front_matter(content)
+    folders = where.split("/")[:-1]
+    filed_as = as_kind(folders[0], list(fields.kinds)) if folders else None
+    kind = head.get(fields.kind)
+    if kind in (None, "", []):
+        tagged = sorted(kinds_of_tags(tags_of(head, text), list(fields.kinds)))
+        if len(tagged) > 1:
+            return f"tags of several kinds: {', '.join(tagged)}"
+        kind = tagged[0] if tagged else filed_as
+    if kind in (None, "", []) and not sound:
+        return "broken front matter, and no kind elsewhere"
+    source = head.get(fields.source) or "/".join(folders[1:] if filed_as else folders)
+    return _note(where, {fields.text: text, fields.kind: kind, fields.source: source}, encoding, fields)
+
+
+def _inside(path: Path, prefix: str, fields: Fields) -> Iterator[Found]:
+    """The rows of a JSON-lines or CSV file."""
+    try:
+        content, encoding = read_text(path)
+    except Unreadable as reason:
+        yield prefix.strip() or path.name, 1, str(reason)
+        return
+    rows = _table_rows(content) if path.suffix.lower() in TABLE_SUFFIXES else _json_rows(content)
+    for number, values in rows:
+        where = f"{prefix}line {number}"
+        if isinstance(values, dict):
+            # A row without an id is known by its text, wherever it moves in the file.
+            by_text = "row " + hashlib.sha256(str(values.get(fields.text)).encode(errors="replace")).hexdigest()[:12]
+            yield where, 1, _note(str(values.get("id") or prefix + by_text), values, encoding, fields)
+        else:
+            yield where, 1, values
+
+
+def _json_rows(content: str) -> Iterator[tuple[int, dict | str]]:
+    for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
-        where = f"line {number}"
         try:
             values = json.loads(line)
-        except ValueError:
-            yield where, "not JSON"
+        except (ValueError, RecursionError):
+            yield number, "not JSON"
             continue
-        if isinstance(values, dict):
-            yield where, _note(str(values.get("id") or f"line-{number:06d}"), values, fields)
-        else:
-            yield where, "not a JSON object"
+        yield number, values if isinstance(values, dict) else "not a JSON object"
 
 
-def _note(identity: str, values: dict, fields: Fields) -> dict | str:
+def _table_rows(content: str) -> Iterator[tuple[int, dict | str]]:
+    """Rows below a header; commas, semicolons or tabs, whichever the header has most of."""
+    csv.field_size_limit(MAX_BYTES)
+    header = content.partition("\n")[0]
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=header.count))
+    names = next(reader, [])
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield reader.line_num, f"broken row: {error}"
+            continue
+        if len(row) == len(names):
+            yield reader.line_num, dict(zip(names, row, strict=True))
+        elif row:
+            yield reader.line_num, f"{len(row)} columns under a header of {len(names)}"
+
+
+def _note(identity: str, values: dict, encoding: str, fields: Fields) -> dict | str:
     """The note, or the reason why these values are none."""
     text, kind = values.get(fields.text), values.get(fields.kind)
     if not isinstance(text, str) or not text.strip():
         return "no text" if fields.text in values else f"no field `{fields.text}`"
     if isinstance(kind, list) and len(kind) == 1:
         (kind,) = kind
-    if kind is None or kind == "" or kind == []:
-        return f"no kind in `{fields.kind}`"
+    if kind is None or kind == []:
+        kind = ""
     if isinstance(kind, bool) or not isinstance(kind, str | int):
         return f"`{fields.kind}` is {kind!r}: expected the name of a kind, in quotes where YAML reads it otherwise"
     if "\x00" in text or not _is_unicode(text):
@@ -167,9 +288,10 @@ def _note(identity: str, values: dict, fields: Fields) -> dict | str:
     source = values.get(fields.source)
     return {
         "id": identity,
-        "text": text.strip(),
-        "kind": " ".join(str(kind).lower().split()),
+        "text": text,
+        "kind": normalize(kind),
         "source": "" if source is None else str(source),
+        "encoding": encoding,
     }
 
 

@@ -18,7 +18,7 @@ from traitlets.config import Config
 
 from onelap import NotebookFailed, UserError, find_path
 from onelap.models import locate_base
-from onelap.notes import locate_notes
+from onelap.notes import locate_notes, parse_kinds
 from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
 from onelap.runs import Run, now
 
@@ -147,9 +147,11 @@ def resolve_inputs(parameters: dict) -> list[str]:
             problems.append(str(error))
 
     notes = attempt(locate_notes, parameters["notes_path"])
+    attempt(parse_kinds, parameters["kinds"])
     base = attempt(locate_base, parameters["base_model"])
     attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
     parameters["notes_path"] = str(notes)
+    parameters["split_dir"] = str(find_path(parameters["split_dir"]).absolute())
     if base == find_path(parameters["base_model"]):  # a hub model keeps its name
         parameters["base_model"] = str(base)
     return problems

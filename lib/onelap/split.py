@@ -1,42 +1,94 @@
-"""Train, validation and test: stratified by kind, all notes of a source on one side.
+"""Train, validation and test: stratified by kind, all notes of a source on one side, frozen.
 
 A random split flatters: notes of one author share subjects and phrases, and a classifier
-that has seen them is asked about the next author in daily use.
+that has seen them is asked about the next author in daily use. Near-duplicates stay on one
+side with their sources, for the same reason.
+
+Which note is in which part is kept in a file of its own, so that a vault may grow: a note that
+was in test stays in test, a new one goes where its source is.
 """
 
-import warnings
+import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from onelap import UserError
+from onelap.runs import PARTS, read_json, write_json
 
 MIN_SOURCES = 3  # one for each part
-SHUFFLES = 20  # candidate splits that are looked at; more did not find better ones
-FOLDS = 20  # small folds that are joined up to the share asked for
+LARGEST_JOINED = 0.2  # of all notes; what hangs together beyond that shares a template, not subjects
+ORDERS = 20  # orders in which groups are tried; more did not find better splits
+SET_ASIDE = "set aside"
 
 
-def split_notes(notes: pd.DataFrame, test_share: float, validation_share: float, seed: int) -> pd.DataFrame:
-    """Add the column `part` (train, validation or test) to `notes`.
+class Memory:
+    """The part of every note that was ever split, in a file below `folder`.
 
-    Shares are of all notes. A note without a source is its own group, and so is every note where
-    fewer than `MIN_SOURCES` sources are known; `grouped(notes)` says which it was. Raises
-    UserError where a kind would not be trained at all.
+    Another notes' path, share or seed has a file of its own; to draw anew, delete the file. A
+    deleted note's entry stays, and touches no other note.
+    """
+
+    def __init__(self, folder: Path, notes_path: Path, shares: dict[str, float], seed: int):
+        self.drawn_for = {"notes_path": str(notes_path.resolve()), "shares": shares, "seed": seed}
+        digest = hashlib.sha256(json.dumps(self.drawn_for, sort_keys=True).encode()).hexdigest()
+        self.path = folder / f"{notes_path.stem}_{digest[:10]}.json"
+
+    def read(self) -> dict[str, str]:
+        """{id of a note: its part}; empty before the first split."""
+        return read_json(self.path)["parts"] if self.path.exists() else {}
+
+    def add(self, notes: pd.DataFrame) -> None:
+        """Remember the column `part`; what was set aside is decided again next time."""
+        kept = notes[notes["part"] != SET_ASIDE]
+        write_json(
+            self.path, self.drawn_for | {"parts": self.read() | dict(zip(kept["id"], kept["part"], strict=True))}
+        )
+
+
+def split_notes(
+    notes: pd.DataFrame, pairs: pd.DataFrame, shares: dict[str, float], seed: int, remembered: dict[str, str]
+) -> pd.DataFrame:
+    """Add the columns `group` and `part` (train, validation, test or set aside) to `notes`.
+
+    `pairs` are near-duplicates, by position in `notes`; `shares` those of validation and test among
+    all notes; `remembered` the parts of notes that were split before. A note without a source is
+    its own group, and so is every note where fewer than `MIN_SOURCES` sources are known. Groups
+    that share a near-duplicate go together. Where they cannot (they would be more than
+    `LARGEST_JOINED`, or the memory has them apart), the copy in train, or else in validation, is set
+    aside. Raises UserError where a kind would not be trained at all.
     """
     known = (notes["source"] != "") & grouped(notes)
-    groups = ("source " + notes["source"]).where(known, "note " + notes["id"])
-    part = pd.Series("train", index=notes.index)
-    part[_fold(notes["kind"], groups, test_share, seed)] = "test"
-    rest = part == "train"
-    part[_fold(notes["kind"][rest], groups[rest], validation_share / (1 - test_share), seed)] = "validation"
+    group, names = pd.factorize(("source " + notes["source"]).where(known, "note " + notes["id"]))
+    linked = coo_array((np.ones(len(pairs)), (group[pairs["first"]], group[pairs["second"]])), shape=[len(names)] * 2)
+    joined = connected_components(linked, directed=False)[1][group]
+    too_large = np.bincount(joined)[joined] > LARGEST_JOINED * len(notes)
+    joined = np.unique(np.where(too_large, len(names) + group, joined), return_inverse=True)[1]
+
+    rank = notes["id"].map(remembered).map(PARTS.index, na_action="ignore")  # test is the last and the most protected
+    rank_of_group = rank.groupby(group).max().reindex(range(len(names)))
+    rank_of_joined = rank.groupby(joined).max()
+    placed = pd.Series(rank_of_group.to_numpy()[group]).fillna(pd.Series(joined).map(rank_of_joined))
+    new = placed.isna().to_numpy()
+    placed[new] = _place(notes["kind"], joined, placed, shares, seed)[new]
+    placed = placed.astype(int).to_numpy()
+
+    aside = (rank.fillna(pd.Series(placed)) != placed).to_numpy(copy=True)
+    first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
+    aside[first[placed[first] < placed[second]]] = True
+    aside[second[placed[second] < placed[first]]] = True
+    part = np.where(aside, SET_ASIDE, np.array(PARTS)[placed])
     untrained = set(notes["kind"]) - set(notes["kind"][part == "train"])
     if untrained:
         raise UserError(
             f"kind {', '.join(sorted(untrained))}: its notes come from so few sources that none is left to train on; "
             "add notes of that kind from other sources"
         )
-    return notes.assign(part=part)
+    return notes.assign(group=joined, part=part)
 
 
 def grouped(notes: pd.DataFrame) -> bool:
@@ -44,28 +96,30 @@ def grouped(notes: pd.DataFrame) -> bool:
     return notes.loc[notes["source"] != "", "source"].nunique() >= MIN_SOURCES
 
 
-def _fold(kinds: pd.Series, groups: pd.Series, share: float, seed: int) -> pd.Index:
-    """Index of the notes whose groups come nearest to the share and to the kinds' proportions."""
-    codes = kinds.astype("category").cat.codes.to_numpy()
-    overall = np.bincount(codes)
-    folds = min(FOLDS, groups.nunique(), overall.max())
-    candidates = []
-    for shuffle in range(seed * SHUFFLES, (seed + 1) * SHUFFLES):
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=shuffle)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The least populated class")
-            parts = [fold for _, fold in splitter.split(codes, codes, groups)]
-        # The first folds hold the groups with the most uneven kinds: take them in another order.
-        order = np.random.default_rng(shuffle).permutation(folds)
-        candidates += [np.concatenate([parts[fold] for fold in order[:joined]]) for joined in range(1, folds)]
+def _place(kinds: pd.Series, joined: np.ndarray, placed: pd.Series, shares: dict[str, float], seed: int) -> np.ndarray:
+    """(notes,) parts as positions in PARTS, groups that have none yet going where their kinds are missing most.
 
-    def distance(chosen: np.ndarray) -> float:
-        if not len(chosen):
-            return np.inf
-        inside = np.bincount(codes[chosen], minlength=len(overall))
-        # Total variation distance of the kinds, and how far the size is off.
-        off = abs(inside / len(chosen) - overall / len(codes)).sum() / 2 + abs(len(chosen) / len(codes) - share)
-        # A kind that is wholly inside could not be learnt, one wholly outside not be measured.
-        return off + (inside == overall).sum() + 0.1 * (inside == 0).sum()
-
-    return kinds.index[np.sort(min(candidates, key=distance))]
+    Greedy, the largest groups first, as scikit-learn's StratifiedGroupKFold does for parts of
+    equal size; the best of several orders is taken.
+    """
+    by_kind = pd.crosstab(joined, kinds).to_numpy()  # (groups, kinds)
+    old = (
+        pd.crosstab(placed.fillna(-1).to_numpy(), kinds.to_numpy()).reindex(range(len(PARTS)), fill_value=0).to_numpy()
+    )
+    new = np.unique(joined[placed.isna()])
+    share = np.array([1 - sum(shares.values()), *(shares[part] for part in PARTS[1:])])
+    target = np.outer(share, by_kind.sum(axis=0))
+    best, least = np.zeros(len(by_kind), dtype=int), np.inf
+    for order in range(ORDERS if len(new) < 1000 else 1):
+        rng = np.random.default_rng([seed, order])
+        queue = rng.permutation(new)
+        queue = queue[np.argsort(-by_kind[queue].sum(axis=1), kind="stable")]
+        counts, choice = old.astype(float), np.zeros(len(by_kind), dtype=int)
+        for number in queue:
+            growth = ((counts + by_kind[number] - target) ** 2 - (counts - target) ** 2) / target
+            choice[number] = growth.sum(axis=1).argmin()
+            counts[choice[number]] += by_kind[number]
+        off = ((counts - target) ** 2 / target).sum()
+        if off < least:
+            best, least = choice, off
+    return best[joined]

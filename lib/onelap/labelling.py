@@ -1,0 +1,148 @@
+"""Giving kinds to notes, one key at a time, the most useful first.
+
+Labels go into a small file beside the notes (`notes.labels_path`), never into the notes.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from prompt_toolkit.application import Application
+from prompt_toolkit.key_binding import KeyBindings
+from prompt_toolkit.layout import HSplit, Layout, Window
+from prompt_toolkit.layout.controls import FormattedTextControl
+from prompt_toolkit.widgets import TextArea
+
+from onelap.baselines import out_of_fold, tfidf_model
+from onelap.notes import labels_path
+
+
+def most_useful_first(unlabelled: pd.DataFrame, labelled: pd.DataFrame) -> pd.DataFrame:
+    """The unlabelled notes with the columns `suggestion, confidence`, the most useful to label first.
+
+    Useful are notes unlike every labelled one (`none` has no examples at first: they are there)
+    and notes that a quick model is unsure of; the mean of both ranks decides. Unlike: one minus
+    the cosine to the nearest labelled note in TF-IDF. Unsure: the margin between the two likeliest
+    kinds (Settles 2009, Active Learning Literature Survey, section 3.1).
+    """
+    if labelled["kind"].nunique() < 2 or unlabelled.empty:
+        return unlabelled.assign(suggestion="", confidence=np.nan)
+    model = tfidf_model().fit(labelled["text"], labelled["kind"])
+    vectors = model[:-1].transform(unlabelled["text"])
+    nearest = (vectors @ model[:-1].transform(labelled["text"]).T).max(axis=1).toarray().ravel()
+    probabilities = model[-1].predict_proba(vectors)
+    ordered = np.sort(probabilities, axis=1)
+    useful = pd.Series(-nearest).rank() + pd.Series(ordered[:, -2] - ordered[:, -1]).rank()
+    suggested = unlabelled.assign(
+        suggestion=model.classes_[probabilities.argmax(axis=1)], confidence=probabilities.max(axis=1)
+    )
+    return suggested.iloc[useful.sort_values(ascending=False, kind="stable").index]
+
+
+def most_suspicious_first(notes: pd.DataFrame) -> pd.DataFrame:
+    """The notes whose kind a model that has not seen them contradicts, with `suggestion, confidence`.
+
+    Ordered by the margin of the given kind's out-of-fold probability below the likeliest other
+    one's ("normalized margin" of confident learning, Northcutt et al. 2021, https://arxiv.org/abs/1911.00068).
+    """
+    probabilities = out_of_fold(tfidf_model(), notes, None)
+    given = np.array([row[kind] for kind, (_, row) in zip(notes["kind"], probabilities.iterrows(), strict=True)])
+    best = probabilities.max(axis=1)
+    suspicion = best - given
+    found = notes.assign(suggestion=probabilities.idxmax(axis=1), confidence=best)
+    return found.iloc[np.argsort(-suspicion.to_numpy(), kind="stable")][
+        lambda table: table["suggestion"] != table["kind"]
+    ]
+
+
+class Labelling:
+    """A walk through notes; what was labelled is on disk at once, so that quitting loses nothing."""
+
+    def __init__(self, queue: pd.DataFrame, notes_path: Path):
+        self.queue = queue.to_dict(orient="records")
+        self.file = labels_path(notes_path)
+        self.position = 0
+        self.done: list[bool] = []
+        """For each note behind us: whether it was labelled, else it was skipped."""
+
+    @property
+    def note(self) -> dict | None:
+        """The note at hand; None at the end."""
+        return self.queue[self.position] if self.position < len(self.queue) else None
+
+    def label(self, kind: str) -> None:
+        """Store the kind of the note at hand and go on."""
+        with self.file.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps({"id": self.note["id"], "kind": kind}, ensure_ascii=False) + "\n")
+        self._go_on(labelled=True)
+
+    def skip(self) -> None:
+        """Leave the note at hand as it is; it comes again next time."""
+        self._go_on(labelled=False)
+
+    def undo(self) -> None:
+        """Take the last step back."""
+        if self.done:
+            self.position -= 1
+            if self.done.pop():
+                lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
+                partial = self.file.with_name(self.file.name + ".partial")
+                partial.write_text("".join(lines[:-1]), encoding="utf-8", newline="\n")
+                partial.replace(self.file)
+
+    def _go_on(self, labelled: bool) -> None:
+        self.position += 1
+        self.done.append(labelled)
+
+
+def walk(labelling: Labelling, kinds: list[str]) -> None:
+    """The terminal's full screen: one key a note, until `q` or the last one."""
+    keys = KeyBindings()
+    text = TextArea(read_only=True, scrollbar=True, wrap_lines=True)
+
+    def head() -> str:
+        note = labelling.note
+        given = f"now {note['kind']}, " if note.get("kind") else ""
+        guess = f"{note['suggestion']}? ({note['confidence']:.0%})" if note["suggestion"] else ""
+        return f" {labelling.position + 1} of {len(labelling.queue)}   {note['id']}   {given}{guess}"
+
+    choices = "  ".join(f"{number} {kind}" for number, kind in enumerate(kinds, start=1))
+    foot = f" {choices}   Enter as suggested   s skip   u undo   q quit   ↑ ↓ PgUp PgDn scroll"
+    application = Application(
+        layout=Layout(
+            HSplit(
+                [
+                    Window(FormattedTextControl(lambda: head() if labelling.note else ""), height=1, style="reverse"),
+                    text,
+                    Window(FormattedTextControl(foot), height=2, style="reverse", wrap_lines=True),
+                ]
+            ),
+            focused_element=text,
+        ),
+        key_bindings=keys,
+        full_screen=True,
+    )
+
+    def show() -> None:
+        if labelling.note is None:
+            application.exit()
+        else:
+            text.text = labelling.note["text"]
+            text.buffer.cursor_position = 0
+
+    def bind(key: str, action) -> None:
+        @keys.add(key, eager=True)
+        def _(event):
+            if labelling.note is not None:
+                action()
+                show()
+
+    for number, kind in enumerate(kinds[:9], start=1):
+        bind(str(number), lambda kind=kind: labelling.label(kind))
+    bind("s", labelling.skip)
+    bind("u", labelling.undo)
+    bind("enter", lambda: labelling.note["suggestion"] and labelling.label(labelling.note["suggestion"]))
+    for key in ("q", "c-c"):
+        keys.add(key, eager=True)(lambda event: event.app.exit())
+    application.run(pre_run=show)

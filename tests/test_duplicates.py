@@ -1,0 +1,46 @@
+"""Near-duplicates: what is one, what is not, and by whom it is liked."""
+
+import random
+
+import pandas as pd
+
+from onelap.duplicates import near_duplicates
+
+RAW = "moved the beans under glass last night, frost took half of the row outside anyway. next year wait for may"
+TIDY = (
+    "Moved the beans under glass last night; frost took half of the row outside anyway. Next year I will wait for May."
+)
+JAPANESE = (
+    "昨夜、豆の苗を温室に移した。外の列は霜で半分やられた。来年は五月まで待つことにする。焦っても良いことはない。"
+)
+OTHER = "The committee chose gravel over bark for the paths, because bark has to be bought again every second spring."
+
+
+def pairs_of(*texts, kinds=None):
+    ids = [str(number) for number in range(len(texts))]
+    return near_duplicates(pd.DataFrame({"id": ids, "text": texts, "kind": kinds or ["a"] * len(texts)}))
+
+
+def test_a_tidied_copy_is_found_in_any_script():
+    pairs = pairs_of(RAW, OTHER, TIDY, JAPANESE, JAPANESE.replace("半分", "ほとんど"))
+    assert sorted(map(tuple, pairs[["id", "like"]].values)) == [("0", "2"), ("3", "4")]
+
+
+def test_a_note_inside_a_longer_one_is_found_and_kinds_are_told():
+    (pair,) = pairs_of(OTHER, f"{RAW}\n\n{OTHER}\n\n{JAPANESE}", kinds=["a", "b"]).to_dict(orient="records")
+    assert pair["shared"] > 0.9 and not pair["same_kind"]
+
+
+def test_a_common_phrase_is_no_duplicate():
+    assert pairs_of(f"{RAW} Thanks and regards, Mia", f"{OTHER} Thanks and regards, Mia").empty
+
+
+def test_a_template_in_every_note_is_no_duplicate():
+    """Sixty short notes under one heading of forty letters."""
+    words = ["beans", "glass", "paths", "frost", "bark", "tulip", "spade", "hedge", "slug", "wasp", "onion", "gate"]
+    choices = [" ".join(random.Random(number).choices(words, k=12)) for number in range(60)]
+    assert pairs_of(*[f"Weekly garden review, third allotment, north side: {choice}" for choice in choices]).empty
+
+
+def test_notes_too_short_to_compare():
+    assert pairs_of("milk", "milk", "", "🎈").empty

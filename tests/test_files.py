@@ -1,0 +1,195 @@
+"""A vault of hostile files, bytes and all: the reader names every one of them and never stops."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from onelap import UserError
+from onelap.files import Unreadable, decode, files_below
+from onelap.notes import Fields, read_notes
+
+FIELDS = Fields(("lesson", "knowledge", "value", "decision", "none"))
+ENGLISH = "The café’s “late” bus: £2, not £3."
+JAPANESE = "決めた。来月から家計簿はやめて、月に一度だけ通帳を見る。理由は続かないから。"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "told"),
+    [
+        ("plain", "ascii", "utf-8"),
+        (JAPANESE + "👩‍🌾 שלום", "utf-8", "utf-8"),
+        (ENGLISH, "utf-8-sig", "utf-8-sig"),
+        (JAPANESE, "utf-16", "utf-16"),
+        (JAPANESE, "shift_jis", "cp932"),
+        ("会議は三時から", "shift_jis", "cp932"),
+        (JAPANESE, "euc_jp", "euc_jp"),
+        ("会議は三時から", "euc_jp", "euc_jp"),
+        (JAPANESE, "iso2022_jp", "iso2022_jp"),
+        (ENGLISH, "cp1252", "cp1252"),
+        ("café", "latin-1", "cp1252"),
+        ("\x1b[31mred\x1b[0m", "ascii", "utf-8"),
+    ],
+)
+def test_text_comes_back_whatever_it_was_written_in(text, encoding, told):
+    assert decode(text.encode(encoding)) == (text, told)
+
+
+@pytest.mark.parametrize("data", [b"MZ\x90\x00\x03", b"a\x00b", bytes(range(256)), b"\xff\xfea"])
+def test_bytes_that_are_no_text_are_refused(data):
+    with pytest.raises(Unreadable, match="binary"):
+        decode(data)
+
+
+@pytest.fixture
+def vault(tmp_path) -> Path:
+    """One of everything that a careless decade leaves in a folder."""
+    content = {
+        "good.md": b"---\nkind: lesson\n---\nAsk before cutting.",
+        "crlf and spaces.txt": b"---\r\nkind: value\r\n---\r\nBe kind.\r\nAlways.",
+        "cr.txt": b"---\rkind: value\r---\rOne.\rTwo.",
+        "日本/メモ.md": ("---\nkind: knowledge\n---\n" + JAPANESE).encode("shift_jis"),
+        "bom.md": b"\xef\xbb\xbf---\nkind: none\n---\nmilk",
+        "wide.md": ("---\nkind: none\n---\n" + JAPANESE).encode("utf-16"),
+        "long line.md": b"---\nkind: none\n---\n" + b"word " * 150_000,
+        "rtl.md": "---\nkind: none\n---\nשלום עולם 👩‍🌾".encode(),
+        "Lessons/filed.md": b"Filed by its folder.",
+        "tagged.md": b"A #decision about gravel.",
+        "broken but filed.md": b"---\nkind: [\n---\nStill #value.",
+        "rows.jsonl": b'{"text": "a row", "kind": "none"}\n\n{"text": 3}\nnot json\n[1]\n',
+        "table.csv": 'text;kind;source\n"two\nlines";value;me\nshort\n'.encode("utf-16"),
+        "broken.md": b"---\nkind: [\n---\ntext",
+        "unlabelled.md": b"No kind.",
+        "undecided.md": b"#lesson and #value",
+        "only its kind.md": b"---\nkind: lesson\n---\n# Lesson\n#lesson",
+        "empty.md": b"",
+        "blank.md": b"---\nkind: value\n---\n \n",
+        "binary.md": b"\x00\x01\x02",
+        "photo.png": b"\x89PNG",
+        "no suffix": b"text",
+        "huge.txt": b"x" * 1_000_001,
+        ".hidden.md": b"---\nkind: lesson\n---\nhidden",
+        ".obsidian/workspace.json": b"{}",
+        ".obsidian/plugins/one.js": b"",
+        "Templates/new.md": b"---\nkind: lesson\n---\n{{title}}",
+        "_attachments/scan.txt": b"---\nkind: lesson\n---\nscan",
+    }
+    folder = tmp_path / "vault"
+    for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    if hasattr(os, "mkfifo"):
+        (folder / "dangling.md").symlink_to("nowhere")
+        (folder / "loop").symlink_to(folder)
+        os.mkfifo(folder / "pipe.md")
+        (folder / os.fsdecode(b"caf\xe9.md")).write_bytes(b"#value name in Latin-1")
+    return folder
+
+
+def test_every_file_of_a_hostile_vault_is_read_or_named(vault):
+    before = {path: path.lstat().st_mtime_ns for path in vault.rglob("*")}
+    reading = read_notes(vault, FIELDS)
+    texts = dict(reading.notes[["id", "text"]].values)
+    assert texts["crlf and spaces.txt"] == "Be kind.\nAlways." and texts["cr.txt"] == "One.\nTwo."
+    assert texts["日本/メモ.md"] == texts["wide.md"] == JAPANESE
+    assert {"two\nlines", "a row"} <= set(texts.values())
+    assert texts["tagged.md"] == "A  about gravel." and texts["broken but filed.md"] == "Still ."
+    kinds = dict(reading.notes[["id", "kind"]].values)
+    assert kinds["Lessons/filed.md"] == "lesson" and kinds["tagged.md"] == "decision"
+    encodings = dict(reading.notes[["id", "encoding"]].values)
+    assert (encodings["日本/メモ.md"], encodings["bom.md"], encodings["wide.md"]) == ("cp932", "utf-8-sig", "utf-16")
+    reasons = dict(reading.skipped[["where", "reason"]].values)
+    expected = {
+        "broken.md": "broken front matter, and no kind elsewhere",
+        "unlabelled.md": "no kind",
+        "undecided.md": "tags of several kinds: lesson, value",
+        "only its kind.md": "no text beside what names its kind",
+        "empty.md": "no text",
+        "blank.md": "no text",
+        "binary.md": "binary: holds NUL",
+        "photo.png": "no note: .png suffix",
+        "no suffix": "no note: without suffix",
+        "huge.txt": "over 1 MB",
+        ".hidden.md": "hidden",
+        ".obsidian": "hidden",
+        "Templates": "templates or attachments",
+        "_attachments": "templates or attachments",
+        "rows.jsonl line 3": "no text",
+        "rows.jsonl line 4": "not JSON",
+        "rows.jsonl line 5": "not a JSON object",
+        "table.csv line 4": "1 columns under a header of 3",
+    }
+    if hasattr(os, "mkfifo"):
+        expected |= {
+            "dangling.md": "link to nothing",
+            "loop": "link to a folder that is read anyway",
+            "pipe.md": "no regular file",
+        }
+        assert "caf\ufffd.md" in texts
+    assert reasons == expected
+    assert dict(reading.skipped[["where", "count"]].values)[".obsidian"] == 2
+    assert reading.removed == {"tag": 3}
+    assert {path: path.lstat().st_mtime_ns for path in vault.rglob("*")} == before, "nothing on disk is changed"
+
+
+def test_a_folder_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "good.md").write_text("text #lesson", encoding="utf-8")
+    (tmp_path / "gone").mkdir()
+    walk = files_below(tmp_path)
+    assert next(walk)[0].name == "good.md"
+    (tmp_path / "gone").rmdir()
+    assert [(path.name, reason) for path, _, reason in walk] == [
+        ("gone", "folder cannot be opened: No such file or directory")
+    ]
+
+
+anything = some.one_of(
+    some.binary(max_size=200),
+    some.text(max_size=200).map(lambda text: text.encode("utf-8")),
+    some.builds(
+        lambda head, text: f"---\n{head}\n---\n{text}".encode(),
+        some.text(max_size=60),
+        some.text(max_size=60),
+    ),
+    some.text(alphabet="#[]|!`>-_: \nlesonvau/^*", max_size=120).map(str.encode),
+)
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+@given(
+    files=some.lists(
+        some.tuples(some.sampled_from([".md", ".txt", ".jsonl", ".csv"]), anything), min_size=5, max_size=9
+    )
+)
+def test_generated_files_never_stop_the_reader_and_always_add_up(tmp_path_factory, files):
+    """250 folders of 5 to 9 files: more than 1,000 files."""
+    folder = tmp_path_factory.mktemp("generated")
+    for number, (suffix, data) in enumerate(files):
+        (folder / f"{number}{suffix}").write_bytes(data)
+    (folder / "sure.md").write_bytes(b"---\nkind: value\n---\nsure")
+    try:
+        reading = read_notes(folder, FIELDS)
+    except UserError as error:  # a generated kind that is none of the five
+        assert "expected the kinds" in str(error)
+        return
+    single = {path.name for path in folder.iterdir() if path.suffix in (".md", ".txt")}
+    read = [where for where in reading.notes["id"] if where in single]
+    passed = reading.skipped.loc[reading.skipped["where"].isin(single)]
+    assert sorted(read + list(passed["where"])) == sorted(single)
+    assert (reading.notes["text"].str.strip() != "").all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=some.text(alphabet=some.characters(exclude_characters="\x00", exclude_categories=["Cs"])),
+    encoding=some.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_unicode_round_trips(text, encoding):
+    if encoding == "utf-8" and text.startswith("\ufeff"):
+        text = text.lstrip("\ufeff")  # a mark of its own
+    if "\x1b$" not in text:
+        assert decode(text.encode(encoding))[0] == text

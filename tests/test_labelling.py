@@ -1,0 +1,97 @@
+"""Labelling in the terminal: what is asked first, what each key does, what is on disk afterwards."""
+
+import json
+import subprocess
+
+import pandas as pd
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from onelap.labelling import Labelling, most_suspicious_first, most_useful_first, walk
+from onelap.notes import Fields, labels_path, read_notes
+
+KINDS = ["knowledge", "none"]
+KNOWN = [
+    *((f"water boils at {n} degrees and iron melts later", "knowledge") for n in range(6)),
+    *((f"buy milk and call the dentist at {n}", "none") for n in range(6)),
+]
+
+
+def table(rows):
+    notes = pd.DataFrame(rows, columns=["text", "kind"])
+    return notes.assign(id=[f"n{number}" for number in range(len(notes))], source="")
+
+
+def test_what_is_like_no_labelled_note_and_unsure_comes_first():
+    unlabelled = table([("water boils at 9 degrees", ""), ("a fox crossed our street", ""), ("buy milk at 9", "")])
+    queue = most_useful_first(unlabelled, table(KNOWN))
+    assert queue["id"].iloc[0] == "n1"
+    assert dict(queue[["id", "suggestion"]].values) == {
+        "n0": "knowledge",
+        "n2": "none",
+        "n1": queue["suggestion"].iloc[0],
+    }
+
+
+def test_without_labels_there_is_no_suggestion():
+    queue = most_useful_first(table([("a", ""), ("b", "")]), table([]))
+    assert list(queue["suggestion"]) == ["", ""]
+
+
+def test_a_wrong_kind_is_the_most_suspicious():
+    notes = table([*KNOWN, ("water boils at 8 degrees and iron melts", "none")])
+    suspicious = most_suspicious_first(notes)
+    assert suspicious["id"].iloc[0] == "n12" and suspicious["suggestion"].iloc[0] == "knowledge"
+
+
+def press(keys: str, labelling: Labelling) -> None:
+    with create_pipe_input() as terminal, create_app_session(input=terminal, output=DummyOutput()):
+        terminal.send_text(keys)
+        walk(labelling, KINDS)
+
+
+@pytest.fixture
+def vault(tmp_path):
+    folder = tmp_path / "vault"
+    folder.mkdir()
+    for name in "abcd":
+        (folder / f"{name}.md").write_text(f"note {name}", encoding="utf-8")
+    return folder
+
+
+def queue_of(*names):
+    return pd.DataFrame({"id": [f"{name}.md" for name in names], "text": "x", "suggestion": "none", "confidence": 0.5})
+
+
+def labels(vault):
+    return [json.loads(line) for line in labels_path(vault).read_text(encoding="utf-8").splitlines()]
+
+
+def test_one_key_a_note(vault):
+    press("1s\r2", Labelling(queue_of("a", "b", "c", "d"), vault))
+    assert labels(vault) == [
+        {"id": "a.md", "kind": "knowledge"},
+        {"id": "c.md", "kind": "none"},
+        {"id": "d.md", "kind": "none"},
+    ]
+    assert (vault / "a.md").read_text(encoding="utf-8") == "note a", "never in the notes"
+
+
+def test_undo_takes_back_a_label_and_a_skip_and_quitting_keeps_the_rest(vault):
+    press("12uu1suq", Labelling(queue_of("a", "b", "c"), vault))
+    assert labels(vault) == [{"id": "a.md", "kind": "knowledge"}]
+
+
+def test_labels_are_read_with_the_notes_and_the_rest_is_asked_again(vault):
+    press("1q", Labelling(queue_of("a", "b"), vault))
+    reading = read_notes(vault, Fields(tuple(KINDS)))
+    assert reading.notes[["id", "kind"]].values.tolist() == [["a.md", "knowledge"]]
+    assert list(reading.unlabelled["id"]) == ["b.md", "c.md", "d.md"]
+
+
+def test_the_command_without_a_terminal_says_so(onelap, vault):
+    result = onelap("label", vault, stdin=subprocess.DEVNULL)
+    assert result.returncode == 2
+    assert result.stderr == "onelap: expected a terminal to show notes in, found none; run onelap label in one\n"
