@@ -59,8 +59,8 @@ def split_notes(
     all notes; `remembered` the parts of notes that were split before. A note without a source is
     its own group, and so is every note where fewer than `MIN_SOURCES` sources are known. Groups
     that share a near-duplicate go together. Where they cannot (they would be more than
-    `LARGEST_JOINED`, or the memory has them apart), the copy in train, or else in validation, is set
-    aside. Raises UserError where a kind would not be trained at all.
+    `LARGEST_JOINED`, or the memory has them apart), one copy is set aside: the new one, or else the one
+    in train, or else in validation. Raises UserError where a kind would not be trained at all.
     """
     known = (notes["source"] != "") & grouped(notes)
     group, names = pd.factorize(("source " + notes["source"]).where(known, "note " + notes["id"]))
@@ -79,8 +79,11 @@ def split_notes(
 
     aside = (rank.fillna(pd.Series(placed)) != placed).to_numpy(copy=True)
     first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
-    aside[first[placed[first] < placed[second]]] = True
-    aside[second[placed[second] < placed[first]]] = True
+    differ, lower = placed[first] != placed[second], placed[first] < placed[second]
+    new = rank.isna().to_numpy()
+    drop_first = np.where(new[first] == new[second], lower, new[first])
+    aside[first[differ & drop_first]] = True
+    aside[second[differ & ~drop_first]] = True
     part = np.where(aside, SET_ASIDE, np.array(PARTS)[placed])
     untrained = set(notes["kind"]) - set(notes["kind"][part == "train"])
     if untrained:
@@ -97,7 +100,7 @@ def grouped(notes: pd.DataFrame) -> bool:
 
 
 def _place(kinds: pd.Series, joined: np.ndarray, placed: pd.Series, shares: dict[str, float], seed: int) -> np.ndarray:
-    """(notes,) parts as positions in PARTS, groups that have none yet going where their kinds are missing most.
+    """(notes,) parts as positions in PARTS; a group without one goes where its kinds are missing most.
 
     Greedy, the largest groups first, as scikit-learn's StratifiedGroupKFold does for parts of
     equal size; the best of several orders is taken.
@@ -109,17 +112,20 @@ def _place(kinds: pd.Series, joined: np.ndarray, placed: pd.Series, shares: dict
     new = np.unique(joined[placed.isna()])
     share = np.array([1 - sum(shares.values()), *(shares[part] for part in PARTS[1:])])
     target = np.outer(share, by_kind.sum(axis=0))
+    sizes = by_kind.sum(axis=1)
+    # One large source in a small part makes its figure that source's: variance grows with the squared sizes.
+    lumpiness = np.outer(sizes.astype(float) ** 2, 1 / target.sum(axis=1))
     best, least = np.zeros(len(by_kind), dtype=int), np.inf
     for order in range(ORDERS if len(new) < 1000 else 1):
         rng = np.random.default_rng([seed, order])
         queue = rng.permutation(new)
-        queue = queue[np.argsort(-by_kind[queue].sum(axis=1), kind="stable")]
+        queue = queue[np.argsort(-sizes[queue], kind="stable")]
         counts, choice = old.astype(float), np.zeros(len(by_kind), dtype=int)
         for number in queue:
             growth = ((counts + by_kind[number] - target) ** 2 - (counts - target) ** 2) / target
-            choice[number] = growth.sum(axis=1).argmin()
+            choice[number] = (growth.sum(axis=1) + lumpiness[number]).argmin()
             counts[choice[number]] += by_kind[number]
-        off = ((counts - target) ** 2 / target).sum()
+        off = ((counts - target) ** 2 / target).sum() + lumpiness[new, choice[new]].sum()
         if off < least:
             best, least = choice, off
     return best[joined]
