@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import confusion_matrix
 
 # Okabe & Ito's colours, told apart by colour-blind readers; their greys differ too.
@@ -170,8 +170,9 @@ def training_curves(log: pd.DataFrame, best_step: int) -> None:
     passes = log.dropna(subset=["validation_loss"])
     losses.plot(passes["step"], passes["validation_loss"], "o-", color=ORANGE, label="validation")
     losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}")
-    losses.set(title="Loss on the label's tokens", ylabel="nats a token")
-    losses.set_ylim(bottom=0)
+    losses.set(title="Loss on the label's tokens, logarithmic", ylabel="nats a token", yscale="log")
+    losses.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    losses.yaxis.set_minor_formatter(NullFormatter())
     losses.legend()
     rates.plot(steps["step"], steps["learning_rate"], color=GREEN)
     rates.set(title="Learning rate", xlabel="optimizer step")
@@ -189,5 +190,5 @@ def step_seconds(log: pd.DataFrame) -> None:
     memory.plot(steps["step"], steps["memory_gb"], color=BLUE)
     memory.set(title="Peak memory so far", xlabel="optimizer step", ylabel="GB (10⁹ bytes)")
     for axes in (seconds, memory):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
