@@ -3,16 +3,19 @@
 import json
 import subprocess
 
+import numpy as np
 import pandas as pd
 import pytest
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from onelap import PROJECT, UserError
 from onelap.labelling import Labelling, most_suspicious_first, most_useful_first, walk
 from onelap.notes import Fields, labels_path, read_notes
 
 KINDS = ["knowledge", "none"]
+SAMPLE_KINDS = ("lesson", "knowledge", "value", "decision", "none")
 KNOWN = [
     *((f"water boils at {n} degrees and iron melts later", "knowledge") for n in range(6)),
     *((f"buy milk and call the dentist at {n}", "none") for n in range(6)),
@@ -40,10 +43,20 @@ def test_without_labels_there_is_no_suggestion():
     assert list(queue["suggestion"]) == ["", ""]
 
 
-def test_a_wrong_kind_is_the_most_suspicious():
-    notes = table([*KNOWN, ("water boils at 8 degrees and iron melts", "none")])
-    suspicious = most_suspicious_first(notes)
-    assert suspicious["id"].iloc[0] == "n12" and suspicious["suggestion"].iloc[0] == "knowledge"
+def test_most_kinds_that_were_flipped_on_purpose_are_found():
+    """20 of 520 sample notes get a wrong kind; in most draws 14 or more are among the first 40."""
+    notes = read_notes(PROJECT / "data/sample_notes", Fields(SAMPLE_KINDS)).notes
+    rng = np.random.default_rng(0)
+    flipped = notes.sample(20, random_state=0).index
+    wrong = [rng.choice([kind for kind in SAMPLE_KINDS if kind != notes["kind"][row]]) for row in flipped]
+    notes.loc[flipped, "kind"] = wrong
+    first = most_suspicious_first(notes)["id"][:40]
+    assert notes.loc[flipped, "id"].isin(first).sum() >= 14
+
+
+def test_too_few_kinds_to_review():
+    with pytest.raises(UserError, match="expected at least three kinds and two notes of each"):
+        most_suspicious_first(table(KNOWN))
 
 
 def press(keys: str, labelling: Labelling) -> None:

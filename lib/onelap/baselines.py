@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 MARKUP = {
@@ -38,15 +38,17 @@ def majority(train: pd.DataFrame, texts: list[str], kinds: list[str]) -> np.ndar
     return np.tile(shares.to_numpy(), (len(texts), 1))
 
 
-def tfidf_model() -> Pipeline:
-    """TF-IDF with logistic regression: word n-grams, and character n-grams for languages without spaces."""
-    return make_pipeline(
-        make_union(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
-        ),
-        _classifier(10.0),
+def tfidf_features(in_notes: int = 1) -> FeatureUnion:
+    """TF-IDF of word n-grams, and of character n-grams for languages without spaces, found in `in_notes` or more."""
+    return make_union(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=in_notes),
     )
+
+
+def tfidf_model() -> Pipeline:
+    """TF-IDF with logistic regression."""
+    return make_pipeline(tfidf_features(), _classifier(10.0))
 
 
 def markup_model() -> Pipeline:
