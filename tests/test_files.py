@@ -83,6 +83,8 @@ def vault(tmp_path) -> Path:
     if hasattr(os, "mkfifo"):
         (folder / "dangling.md").symlink_to("nowhere")
         (folder / "loop").symlink_to(folder)
+        (folder / "a link to below").symlink_to(folder / "日本")
+        (folder / "too long.md").symlink_to("x" * 300)
         os.mkfifo(folder / "pipe.md")
         (folder / os.fsdecode(b"caf\xe9.md")).write_bytes(b"#value name in Latin-1")
     return folder
@@ -125,6 +127,8 @@ def test_every_file_of_a_hostile_vault_is_read_or_named(vault):
         expected |= {
             "dangling.md": "link to nothing",
             "loop": "link to a folder that is read anyway",
+            "a link to below": "link to a folder that is read anyway",
+            "too long.md": "cannot be opened: File name too long",
             "pipe.md": "no regular file",
         }
         assert "caf\ufffd.md" in texts

@@ -2,9 +2,9 @@
 
 import pytest
 
-from onelap.markup import as_kind, kinds_of_tags, plain, split_front_matter, tags_of
+from onelap.markup import kinds_of_tags, named_after, plain, split_front_matter, tags_of
 
-KINDS = ["lesson", "knowledge", "design decision", "none"]
+KINDS = ("lesson", "knowledge", "design decision", "none")
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,9 @@ def test_tags_of_front_matter_and_text():
     assert kinds_of_tags(["garden", "type/Lessons", "design_decision"], KINDS) == {"lesson", "design decision"}
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("Lessons", "lesson"), ("Design-Decisions", "design decision"), ("x", None)]
-)
+@pytest.mark.parametrize(("name", "kind"), [("Lessons", "lesson"), ("Design-Decisions", "design decision"), ("x", "")])
 def test_folders_and_tags_in_the_plural(name, kind):
-    assert as_kind(name, KINDS) == kind
+    assert named_after(name, KINDS) == kind
 
 
 def test_front_matter_that_is_no_yaml_leaves_the_text():

@@ -7,7 +7,7 @@ import pytest
 
 from onelap import UserError
 from onelap.duplicates import drop_duplicates
-from onelap.notes import Fields, check_kinds, languages, locate_notes, parse_kinds, read_notes
+from onelap.notes import Fields, check_kinds, languages, locate_notes, read_all, read_notes
 
 KINDS = ("lesson", "knowledge", "value", "design decision", "none")
 COLUMNS = ["id", "text", "kind", "source"]
@@ -45,6 +45,44 @@ def test_a_flat_folder_and_an_empty_source_leave_the_source_to_the_folder(tmp_pa
     }
 
 
+def test_texture_of_a_field_or_of_a_folder_which_is_then_no_source(tmp_path):
+    write(tmp_path, "raw/Lessons/garden/a.md", "one")
+    write(tmp_path, "lessons/garden/Tidied/b.md", "two")
+    write(tmp_path, "raw/c.md", "---\ntexture: Dictated\n---\n#lesson three")
+    write(tmp_path, "raw/d.jsonl", '{"text": "four", "kind": "value"}\n{"text": "five #none", "source": "me"}')
+    notes = read_notes(tmp_path, Fields(KINDS)).notes
+    assert notes[["text", "kind", "source", "texture"]].values.tolist() == [
+        ["two", "lesson", "garden", "tidied"],
+        ["one", "lesson", "garden", "raw"],
+        ["three", "lesson", "", "dictated"],
+        ["four", "value", "", "raw"],
+        ["five", "none", "me", "raw"],
+    ]
+
+
+def test_a_kind_given_by_key_settles_tags_of_several_kinds(tmp_path):
+    write(tmp_path, "vault/two.md", "#lesson and #value")
+    write(tmp_path, "vault/broken.md", "---\nkind: [\n---\ntext")
+    write(tmp_path, "vault/other.labels.jsonl", "of another day")
+    reading = read_all(tmp_path / "vault", Fields(KINDS))
+    assert list(reading.unlabelled["id"]) == ["broken.md", "two.md"]
+    assert dict(reading.skipped[["where", "reason"]].values) == {
+        "two.md": "tags of several kinds: lesson, value",
+        "broken.md": "broken front matter, and no kind elsewhere",
+        "other.labels.jsonl": "kinds given with onelap label",
+    }
+    write(tmp_path, "vault.labels.jsonl", '{"id": "two.md", "kind": "value"}\n')
+    assert read_notes(tmp_path / "vault", Fields(KINDS)).notes[["id", "kind"]].values.tolist() == [["two.md", "value"]]
+
+
+@pytest.mark.parametrize("content", ['{"id": "a"}', "not json", "[1, 2]"])
+def test_a_damaged_labels_file_is_named(tmp_path, content):
+    write(tmp_path, "vault/a.md", "#lesson text")
+    write(tmp_path, "vault.labels.jsonl", content)
+    with pytest.raises(UserError, match=r"vault\.labels\.jsonl: expected"):
+        read_notes(tmp_path / "vault", Fields(KINDS))
+
+
 def test_front_matter_goes_before_a_tag_and_a_tag_before_the_folder(tmp_path):
     write(tmp_path, "lessons/all.md", "---\nkind: value\ntags: [none]\n---\ntext")
     write(tmp_path, "lessons/tag.md", "---\ntags: [none, garden]\n---\ntext")
@@ -74,9 +112,11 @@ def test_an_unknown_kind_stops_with_the_files_and_the_nearest(tmp_path):
 
 
 def test_the_kinds_are_a_parameter():
-    assert parse_kinds("Quote,  Idea , task,quote") == ("quote", "idea", "task")
-    with pytest.raises(UserError, match="kinds: expected at least two names separated by commas, found 'lesson,'"):
-        parse_kinds("lesson,")
+    rest = ["text", "kind", "source", "texture", "Raw,"]
+    fields = Fields.parse("Quote,  Idea , task,quote", *rest)
+    assert (fields.kinds, fields.textures) == (("quote", "idea", "task"), ("raw",))
+    with pytest.raises(UserError, match="kinds: expected 2 or more names separated by commas, found 'lesson,'"):
+        Fields.parse("lesson,", *rest)
 
 
 @pytest.mark.parametrize("head", ["created: 2024-02-30", "content: x", "on: x", "2024: x", "handler: x", "a: b: c"])

@@ -17,7 +17,7 @@ def notes_of(sources: int, each: int, kinds: str = "aaabbc") -> pd.DataFrame:
         for source in range(sources)
         for number in range(each)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(texture="")
 
 
 def pair(first: int, second: int) -> pd.DataFrame:
@@ -131,6 +131,29 @@ def test_a_new_copy_of_a_test_note_in_an_old_training_source_is_set_aside():
         pd.concat([notes, copy], ignore_index=True), pairs=pair(position, len(notes)), remembered=remembered
     )
     assert dict(split[["id", "part"]].values) == remembered | {"copy": "set aside"}
+
+
+def test_test_prefers_raw_notes_and_leaves_half_of_them_to_learn_from():
+    notes = notes_of(40, 6)
+    notes.loc[notes["source"].isin([f"s{number}" for number in range(12)]), "texture"] = "raw"
+    split = parts_of(notes, preferred="raw")
+    counts = split.groupby(["part", "texture"]).size()
+    assert counts["test", "raw"] == 36 and counts["test", ""] == pytest.approx(12, abs=3)
+    assert parts_of(notes)["part"].equals(parts_of(notes.assign(texture=""))["part"]), "no preference, no effect"
+
+
+def test_of_a_raw_note_and_its_new_tidied_copy_the_raw_one_is_tested():
+    notes = notes_of(20, 6).assign(texture="raw")
+    before = parts_of(notes, preferred="raw")
+    position = before.index[before["part"] == "test"][0]
+    copy = notes.iloc[[position]].assign(id="copy", texture="tidied")
+    both = pd.concat([notes, copy], ignore_index=True)
+    remembered = dict(before[["id", "part"]].values)
+    split = parts_of(both, pairs=pair(position, 120), remembered=remembered, preferred="raw")
+    assert dict(split[["id", "part"]].values) == remembered | {"copy": "set aside"}
+    remembered["copy"] = "test"
+    split = parts_of(both, pairs=pair(position, 120), remembered=remembered, preferred="raw")
+    assert dict(split[["id", "part"]].values) == remembered, "frozen is frozen"
 
 
 def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):

@@ -5,7 +5,11 @@ One module a subject, in the order in which a lap uses them:
     parameters   the notebooks' parameters cells as a schema; reading and checking values
     runner       the five notebooks through papermill
     runs         the run folder and its record, run.json
+    files        files below a folder, and the text in them
+    markup       front matter, tags, and what gives a note's kind away
     notes        reading labelled notes
+    labelling    giving kinds to notes in the terminal
+    duplicates   notes that repeat each other
     split        train, validation and test, with every source on one side
     baselines    the arms that need no language model
     prompts      a note as the model sees it; what is cut when it is too long

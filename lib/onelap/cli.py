@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     params = find_path(options.params)
     parameters, problems = read_parameters(params, options.parameter)
     problems += resolve_inputs(parameters)
-    _refuse(params, problems)
+    _refuse(problems, params)
     lap = Run.create(params, parameters, options.run)
     print(f"run folder: {lap.path}", flush=True)
     run_lap(lap, parameters)
@@ -75,7 +75,7 @@ def fetch(options: argparse.Namespace) -> None:
 
     params = find_path(options.params)
     parameters, problems = read_parameters(params, options.parameter)
-    _refuse(params, problems)
+    _refuse(problems, params)
     name = str(parameters["base_model"])
     if find_path(name).exists():
         print(f"{name} is a folder on this machine; there is nothing to download")
@@ -86,11 +86,15 @@ def fetch(options: argparse.Namespace) -> None:
 def label(options: argparse.Namespace) -> None:
     """`onelap label`: a walk through notes in the terminal."""
     from onelap.labelling import Labelling, most_suspicious_first, most_useful_first, walk
-    from onelap.notes import Fields, labels_path, locate_notes, parse_kinds, read_all, read_labels
+    from onelap.notes import FIELD_PARAMETERS, Fields, labels_path, locate_notes, read_all, read_labels
+    from onelap.parameters import read_parameters
 
-    path = locate_notes(options.notes)
-    kinds = parse_kinds(options.kinds)
-    reading = read_all(path, Fields(kinds, options.text_field, options.kind_field, options.source_field))
+    if not sys.stdin.isatty():
+        raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
+    parameters, problems = read_parameters(None, options.parameter)
+    _refuse(problems)
+    path, fields = locate_notes(options.notes), Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
+    reading = read_all(path, fields)
     if options.review:
         queue = most_suspicious_first(reading.notes)
         queue = queue[~queue["id"].isin(read_labels(path))]
@@ -98,9 +102,7 @@ def label(options: argparse.Namespace) -> None:
         queue = most_useful_first(reading.unlabelled, reading.notes)
     if queue.empty:
         raise UserError(f"{path}: no note to {'review' if options.review else 'label'}")
-    if not sys.stdin.isatty():
-        raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
-    walk(Labelling(queue, path), list(kinds))
+    walk(Labelling(queue, path), list(fields.kinds))
     print(f"{len(read_labels(path))} labels in {labels_path(path)}; every run on these notes reads them")
 
 
@@ -124,8 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=function)
         return command
 
-    def add_parameters(command: argparse.ArgumentParser) -> None:
+    def add_file(command: argparse.ArgumentParser) -> None:
         command.add_argument("params", type=Path, metavar="PARAMS.yaml", help="a parameter file, see params/")
+
+    def add_overrides(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             "-p",
             dest="parameter",
@@ -136,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     command = add(run, "run the five notebooks", "onelap run params/one_lap.yaml -p notes_path=~/vault")
-    add_parameters(command)
+    add_file(command)
+    add_overrides(command)
     command.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: a new one below outputs/)")
 
     command = add(runs, "list all runs, newest first", "onelap runs")
@@ -147,19 +152,19 @@ def _parser() -> argparse.ArgumentParser:
         "download the base model; the only command that goes online",
         "onelap fetch params/one_lap.yaml",
     )
-    add_parameters(command)
+    add_file(command)
+    add_overrides(command)
+
     command = add(label, "give kinds to notes, one key a note, the most useful first", "onelap label ~/vault")
     command.add_argument("notes", metavar="PATH", help="folder, .jsonl or .csv file; labels are stored beside it")
     command.add_argument("--review", action="store_true", help="notes whose kind looks wrong instead, worst first")
-    command.add_argument("--kinds", default="lesson, knowledge, value, decision, none", help="separated by commas")
-    for field in ("text", "kind", "source"):
-        command.add_argument(f"--{field}-field", default=field, metavar="NAME", help=f"field that holds the {field}")
+    add_overrides(command)
     return parser
 
 
-def _refuse(params: Path, problems: list[str]) -> None:
+def _refuse(problems: list[str], params: Path | None = None) -> None:
     if problems:
-        raise UserError(f"{params.name}: {'; '.join(problems)}")
+        raise UserError((f"{params.name}: " if params else "") + "; ".join(problems))
 
 
 def _told(error: Exception) -> str:

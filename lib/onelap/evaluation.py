@@ -67,7 +67,15 @@ def measure(predictions: pd.DataFrame, sources: pd.Series, kinds: list[str]) -> 
     }
 
 
-def rate(hits: pd.Series) -> dict:
+def accuracy_by(arms: dict[str, pd.DataFrame], labels: pd.Series) -> dict[str, dict]:
+    """{label: {arm: accuracy}} over the notes that have a label each; `labels` is aligned with the predictions."""
+    return {
+        label: {arm: rate(_right(predictions)[labels == label]) for arm, predictions in arms.items()}
+        for label in sorted(set(labels) - {""})
+    }
+
+
+def rate(hits: pd.Series | np.ndarray) -> dict:
     """A share with its Wilson interval: `{value, low, high, n}`."""
     if not len(hits):
         return {"value": None, "low": None, "high": None, "n": 0}

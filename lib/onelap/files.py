@@ -27,7 +27,8 @@ def files_below(folder: Path) -> Iterator[tuple[Path, int, str]]:
     Links to folders are followed once. Hidden folders, templates and attachments are counted,
     not opened.
     """
-    waiting, visited = [folder], {folder.resolve()}
+    root = folder.resolve()
+    waiting, visited = [folder], {root}
     while waiting:
         here = waiting.pop()
         try:
@@ -36,41 +37,38 @@ def files_below(folder: Path) -> Iterator[tuple[Path, int, str]]:
             yield here, 1, f"folder cannot be opened: {error.strerror}"
             continue
         for path in paths:
-            if path.is_dir():
-                reason = _no_notes_in(path, visited)
-                if not reason:
-                    waiting.append(path)
-                elif path.is_symlink():
-                    yield path, 1, reason
-                elif files := sum(len(names) for *_, names in os.walk(path)):
-                    yield path, files, reason
-            else:
-                yield path, 1, _no_file(path)
+            try:
+                inside, reason = path.is_dir(), _no_notes_in(path, root, visited)
+            except OSError as error:
+                inside, reason = False, f"cannot be opened: {error.strerror}"
+            if not inside or (reason and path.is_symlink()):
+                yield path, 1, reason
+            elif not reason:
+                visited.add(path.resolve())
+                waiting.append(path)
+            elif files := sum(len(names) for *_, names in os.walk(path)):
+                yield path, files, reason
 
 
-def _no_notes_in(folder: Path, visited: set[Path]) -> str:
-    """Why a folder is passed over, or nothing; it is then marked as visited."""
-    if folder.name.startswith("."):
-        return "hidden"
-    if re.sub(r"[\W_\d]", "", folder.name.lower()) in NO_NOTES:
-        return "templates or attachments"
-    if folder.resolve() in visited:
-        return "link to a folder that is read anyway"
-    visited.add(folder.resolve())
-    return ""
-
-
-def _no_file(path: Path) -> str:
+def _no_notes_in(path: Path, root: Path, visited: set[Path]) -> str:
+    """Why a file or folder is passed over, or nothing."""
     if path.name.startswith("."):
         return "hidden"
+    if path.is_dir():
+        if re.sub(r"[\W_\d]", "", path.name.lower()) in NO_NOTES:
+            return "templates or attachments"
+        inside_link = path.is_symlink() and path.resolve().is_relative_to(root)
+        return "link to a folder that is read anyway" if inside_link or path.resolve() in visited else ""
     if not path.exists():
         return "link to nothing"
     return "" if path.is_file() else "no regular file"
 
 
-def read_text(path: Path) -> tuple[str, str]:
-    """(text, encoding), line ends as `\\n`. Raises Unreadable."""
+def read_text(path: Path, at_most: int | None = None) -> tuple[str, str]:
+    """(text, encoding), line ends as `\\n`. Raises Unreadable, also for a file of more bytes than `at_most`."""
     try:
+        if at_most and path.stat().st_size > at_most:
+            raise Unreadable(f"over {at_most / 1e6:.0f} MB")
         data = path.read_bytes()
     except OSError as error:
         raise Unreadable(f"cannot be opened: {error.strerror}") from None

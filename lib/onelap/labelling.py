@@ -19,6 +19,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from onelap import UserError
 from onelap.baselines import tfidf_features, tfidf_model
 from onelap.notes import labels_path
+from onelap.runs import write_text
 
 REVIEW_FOLDS = 20  # more find more wrong kinds: each note's model has seen nearly all others
 
@@ -101,10 +102,8 @@ class Labelling:
         if self.done:
             self.position -= 1
             if self.done.pop():
-                lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
-                partial = self.file.with_name(self.file.name + ".partial")
-                partial.write_text("".join(lines[:-1]), encoding="utf-8", newline="\n")
-                partial.replace(self.file)
+                *kept, _ = self.file.read_text(encoding="utf-8").split("\n")[:-1]
+                write_text(self.file, "".join(line + "\n" for line in kept))
 
     def _go_on(self, labelled: bool) -> None:
         self.position += 1
@@ -118,6 +117,8 @@ def walk(labelling: Labelling, kinds: list[str]) -> None:
 
     def head() -> str:
         note = labelling.note
+        if note is None:
+            return ""
         given = f"now {note['kind']}, " if note.get("kind") else ""
         sure = "" if np.isnan(note["confidence"]) else f" ({note['confidence']:.0%})"
         guess = f"{note['suggestion']}?{sure}" if note["suggestion"] else ""
@@ -129,7 +130,7 @@ def walk(labelling: Labelling, kinds: list[str]) -> None:
         layout=Layout(
             HSplit(
                 [
-                    Window(FormattedTextControl(lambda: head() if labelling.note else ""), height=1, style="reverse"),
+                    Window(FormattedTextControl(head), height=1, style="reverse"),
                     text,
                     Window(FormattedTextControl(foot), height=2, style="reverse", wrap_lines=True),
                 ]

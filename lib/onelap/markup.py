@@ -6,6 +6,8 @@ note, and fails on the raw notes that it was made for.
 
 import re
 from collections import Counter
+from collections.abc import Sequence
+from functools import cache
 
 import frontmatter
 import yaml
@@ -35,10 +37,10 @@ def normalize(name: object) -> str:
     return " ".join(str(name).lower().split())
 
 
-def as_kind(name: str, kinds: list[str]) -> str | None:
-    """The kind that a folder or a tag is named after, in the singular or the plural."""
+def named_after(name: str, names: Sequence[str]) -> str:
+    """Which of `names` a folder or a tag is named after, in the singular or the plural; empty for none."""
     name = normalize(name.replace("-", " ").replace("_", " "))
-    return next((kind for kind in kinds if name in (kind, kind + "s")), None)
+    return next((known for known in names if name in (known, known + "s")), "")
 
 
 def tags_of(head: dict, text: str) -> list[str]:
@@ -55,31 +57,36 @@ def _listed(values: object) -> list:
     return list(values) if isinstance(values, list | tuple | set) else [values]
 
 
-def kinds_of_tags(tags: list[str], kinds: list[str]) -> set[str]:
+def kinds_of_tags(tags: list[str], kinds: Sequence[str]) -> set[str]:
     """The kinds that tags name: `lesson`, `lessons`, `kind/lesson`."""
-    return {kind for tag in tags if (kind := as_kind(tag.rpartition("/")[2], kinds))}
+    return {kind for tag in tags if (kind := named_after(tag.rpartition("/")[2], kinds))}
 
 
-def plain(text: str, kinds: list[str], field: str) -> tuple[str, Counter]:
+def plain(text: str, kinds: tuple[str, ...], field: str) -> tuple[str, Counter]:
     """The text as its author wrote it, and how often something was removed that gives its kind away.
 
     Links become their words, embedded files, callout types and block ids go. Removed and
     counted: `tag` (`#lesson`), `heading` (a line that is just a kind), `property` (a line such as
     `kind:: lesson`). Code is left as it is.
     """
-    names = "|".join(re.escape(kind).replace(r"\ ", r"[ _-]") for kind in kinds)
-    revealing = {
-        "tag": re.compile(rf"(?<![\w&/#])#(?:[\w-]+/)*(?:{names})s?(?![\w/-])", re.IGNORECASE),
-        "heading": re.compile(rf"^[ \t]*#{{0,6}}[ \t]*[*_]*(?:{names})s?[*_]*:?[*_]*[ \t]*#*$", re.I | re.M),
-        "property": re.compile(rf"^[ \t]*[*_]*{re.escape(field)}[*_]*::?[*_]*[ \t]*(?:{names})s?[ \t]*$", re.I | re.M),
-    }
     removed = Counter()
     parts = _CODE.split(text)
     for index in range(0, len(parts), 2):
         part = _BLOCK_ID.sub("", _CALLOUT.sub(r"\1", _EMBED.sub("", parts[index])))
         part = _WIKI_LINK.sub(lambda link: link[2] or re.split(r"[/#]", link[1].rstrip("/#"))[-1], part)
-        for what, pattern in revealing.items():
+        for what, pattern in _revealing(kinds, field).items():
             part, count = pattern.subn("", part)
             removed[what] += count
         parts[index] = part
     return "".join(parts).strip(), +removed
+
+
+@cache
+def _revealing(kinds: tuple[str, ...], field: str) -> dict[str, re.Pattern]:
+    """Patterns of what names a kind, by what it is."""
+    names = "|".join(re.escape(kind).replace(r"\ ", r"[ _-]") for kind in kinds)
+    return {
+        "tag": re.compile(rf"(?<![\w&/#])#(?:[\w-]+/)*(?:{names})s?(?![\w/-])", re.IGNORECASE),
+        "heading": re.compile(rf"^[ \t]*#{{0,6}}[ \t]*[*_]*(?:{names})s?[*_]*:?[*_]*[ \t]*#*$", re.I | re.M),
+        "property": re.compile(rf"^[ \t]*[*_]*{re.escape(field)}[*_]*::?[*_]*[ \t]*(?:{names})s?[ \t]*$", re.I | re.M),
+    }

@@ -1,6 +1,6 @@
 """Reading labelled notes: a folder of Markdown, text, JSON-lines and CSV files, or one such file.
 
-A note becomes one row `id, text, kind, source`; an unknown source is an empty one. What cannot
+A note becomes one row `id, text, kind, source, texture`; what is not known is empty. What cannot
 be read is listed with its reason, never dropped silently; nothing on disk is changed.
 """
 
@@ -19,22 +19,36 @@ import py3langid
 
 from onelap import UserError, find_path
 from onelap.files import MAX_BYTES, Unreadable, files_below, read_text
-from onelap.markup import as_kind, kinds_of_tags, normalize, plain, split_front_matter, tags_of
+from onelap.markup import kinds_of_tags, named_after, normalize, plain, split_front_matter, tags_of
+from onelap.runs import read_lines
 
 TEXT_SUFFIXES = {".md", ".markdown", ".txt"}
 LINES_SUFFIXES = {".jsonl", ".ndjson"}
 TABLE_SUFFIXES = {".csv"}
+FIELD_PARAMETERS = ("kinds", "text_field", "kind_field", "source_field", "texture_field", "textures")
+LABELS_SUFFIX = ".labels.jsonl"
 MIN_NOTES_PER_KIND = 5  # one each for train, validation and test, and two to learn from
 
 
 @dataclass(frozen=True)
 class Fields:
-    """How to read notes: names of the fields in front matter, JSON or CSV, and the kinds."""
+    """How to read notes: the kinds, and names of the fields in front matter, JSON or CSV."""
 
     kinds: tuple[str, ...]
     text: str = "text"
     kind: str = "kind"
     source: str = "source"
+    texture: str = "texture"
+    textures: tuple[str, ...] = ("raw", "tidied")
+    """Names of folders that say how their notes are written; a field may say anything. The first will be sorted."""
+
+    @classmethod
+    def parse(
+        cls, kinds: str, text_field: str, kind_field: str, source_field: str, texture_field: str, textures: str
+    ) -> "Fields":
+        """From the parameters FIELD_PARAMETERS. Raises UserError for too few kinds or textures."""
+        named = _names("kinds", kinds, at_least=2), text_field, kind_field, source_field, texture_field
+        return cls(*named, _names("textures", textures, at_least=1))
 
 
 @dataclass(frozen=True)
@@ -42,21 +56,13 @@ class Reading:
     """What was found. Files and rows found = notes + the sum of `skipped["count"]`."""
 
     notes: pd.DataFrame
-    """`id, text, kind, source, encoding`, sorted by id."""
+    """`id, text, kind, source, texture, encoding`, sorted by id."""
     skipped: pd.DataFrame
     """`where, count, reason`."""
     removed: Counter
     """How often something was taken out of a text that gave its kind away, by what it was."""
     unlabelled: pd.DataFrame
     """`id, text, source` of what has a text and no kind; these are counted in `skipped` too."""
-
-
-def parse_kinds(text: str) -> tuple[str, ...]:
-    """The kinds of the parameter `kinds`, as in "lesson, value". Raises UserError for fewer than two."""
-    kinds = tuple(dict.fromkeys(kind for name in text.split(",") if (kind := normalize(name))))
-    if len(kinds) < 2:
-        raise UserError(f"kinds: expected at least two names separated by commas, found {text!r}")
-    return kinds
 
 
 def locate_notes(name: str) -> Path:
@@ -93,7 +99,7 @@ def read_all(path: Path, fields: Fields) -> Reading:
     """`read_notes`, where it may be that no note has a kind yet."""
     labels, seen, removed = read_labels(path), Counter(), Counter()
     notes, unlabelled, skipped = [], [], []
-    for where, count, result in _below(path, fields) if path.is_dir() else _inside(path, "", fields):
+    for where, count, result in _below(path, fields) if path.is_dir() else _inside(path, "", {}, fields):
         if isinstance(result, str):
             skipped.append({"where": where, "count": count, "reason": result})
             continue
@@ -103,12 +109,12 @@ def read_all(path: Path, fields: Fields) -> Reading:
         if not result["text"]:
             skipped.append({"where": where, "count": count, "reason": "no text beside what names its kind"})
         elif not result["kind"]:
-            skipped.append({"where": where, "count": count, "reason": "no kind"})
+            skipped.append({"where": where, "count": count, "reason": result["why_no_kind"]})
             unlabelled.append(result)
         else:
             removed += gone
             notes.append(result)
-    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "encoding"])
+    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "texture", "encoding"])
     _refuse_unknown_kinds(table, fields)
     return Reading(
         table.sort_values("id", ignore_index=True),
@@ -120,7 +126,7 @@ def read_all(path: Path, fields: Fields) -> Reading:
 
 def labels_path(path: Path) -> Path:
     """The file beside the notes that holds the kinds given with `onelap label`."""
-    return path.with_name(f"{path.name}.labels.jsonl")
+    return path.with_name(path.name + LABELS_SUFFIX)
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -128,11 +134,18 @@ def read_labels(path: Path) -> dict[str, str]:
     file = labels_path(path)
     if not file.exists():
         return {}
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return {row["id"]: row["kind"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: expected lines of id and kind, could not read them: {error!r}") from None
+    rows = read_lines(file)
+    if len(rows) and not {"id", "kind"} <= set(rows.columns):
+        raise UserError(f"{file}: expected lines of id and kind, found {', '.join(map(str, rows.columns))}")
+    return dict(rows[["id", "kind"]].values) if len(rows) else {}
+
+
+def _names(parameter: str, text: str, at_least: int) -> tuple[str, ...]:
+    """The names in a parameter such as kinds="lesson, value"."""
+    names = tuple(dict.fromkeys(name for part in text.split(",") if (name := normalize(part))))
+    if len(names) < at_least:
+        raise UserError(f"{parameter}: expected {at_least} or more names separated by commas, found {text!r}")
+    return names
 
 
 def _unique(identity: str, seen: Counter) -> str:
@@ -187,10 +200,12 @@ def _below(folder: Path, fields: Fields) -> Iterator[Found]:
         suffix = path.suffix.lower()
         if reason:
             yield where, count, reason
+        elif path.name.endswith(LABELS_SUFFIX):
+            yield where, 1, "kinds given with onelap label"
         elif suffix in TEXT_SUFFIXES:
             yield where, 1, _text_file(path, where, fields)
         elif suffix in LINES_SUFFIXES | TABLE_SUFFIXES:
-            yield from _inside(path, f"{where} ", fields)
+            yield from _inside(path, f"{where} ", _said_by_folders(where, fields), fields)
         else:
             yield where, 1, f"no note: {suffix or 'without'} suffix"
 
@@ -200,30 +215,33 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+def _said_by_folders(where: str, fields: Fields) -> dict[str, str]:
+    """Texture of any folder, kind of the top one of the others, source of what is left; by the fields' names."""
+    folders = where.split("/")[:-1]
+    textures = [named_after(folder, fields.textures) for folder in folders]
+    folders = [folder for folder, texture in zip(folders, textures, strict=True) if not texture]
+    kind = named_after(folders[0], fields.kinds) if folders else ""
+    return {
+        fields.kind: kind,
+        fields.texture: next(filter(None, textures), ""),
+        fields.source: "/".join(folders[1:] if kind else folders),
+    }
+
+
 def _text_file(path: Path, where: str, fields: Fields) -> dict | str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return "over 1 MB"
-        content, encoding = read_text(path)
+        content, encoding = read_text(path, at_most=MAX_BYTES)
     except Unreadable as reason:
         return str(reason)
     head, text, sound = split_front_matter(content)
-    folders = where.split("/")[:-1]
-    filed_as = as_kind(folders[0], list(fields.kinds)) if folders else None
-    kind = head.get(fields.kind)
-    if kind in (None, "", []):
-        tagged = sorted(kinds_of_tags(tags_of(head, text), list(fields.kinds)))
-        if len(tagged) > 1:
-            return f"tags of several kinds: {', '.join(tagged)}"
-        kind = tagged[0] if tagged else filed_as
-    if kind in (None, "", []) and not sound:
-        return "broken front matter, and no kind elsewhere"
-    source = head.get(fields.source) or "/".join(folders[1:] if filed_as else folders)
-    return _note(where, {fields.text: text, fields.kind: kind, fields.source: source}, encoding, fields)
+    note = _note(where, head | {fields.text: text}, _said_by_folders(where, fields), encoding, fields)
+    if not sound and isinstance(note, dict):
+        note["why_no_kind"] = "broken front matter, and no kind elsewhere"
+    return note
 
 
-def _inside(path: Path, prefix: str, fields: Fields) -> Iterator[Found]:
-    """The rows of a JSON-lines or CSV file."""
+def _inside(path: Path, prefix: str, said: dict[str, str], fields: Fields) -> Iterator[Found]:
+    """The rows of a JSON-lines or CSV file; `said` is what its folders say."""
     try:
         content, encoding = read_text(path)
     except Unreadable as reason:
@@ -235,7 +253,7 @@ def _inside(path: Path, prefix: str, fields: Fields) -> Iterator[Found]:
         if isinstance(values, dict):
             # A row without an id is known by its text, wherever it moves in the file.
             by_text = "row " + hashlib.sha256(str(values.get(fields.text)).encode(errors="replace")).hexdigest()[:12]
-            yield where, 1, _note(str(values.get("id") or prefix + by_text), values, encoding, fields)
+            yield where, 1, _note(str(values.get("id") or prefix + by_text), values, said, encoding, fields)
         else:
             yield where, 1, values
 
@@ -272,27 +290,39 @@ def _table_rows(content: str) -> Iterator[tuple[int, dict | str]]:
             yield reader.line_num, f"{len(row)} columns under a header of {len(names)}"
 
 
-def _note(identity: str, values: dict, encoding: str, fields: Fields) -> dict | str:
-    """The note, or the reason why these values are none."""
+def _note(identity: str, values: dict, said: dict[str, str], encoding: str, fields: Fields) -> dict | str:
+    """The note, or the reason why these values are none; what they leave blank is taken from `said`."""
     text, kind = values.get(fields.text), values.get(fields.kind)
     if not isinstance(text, str) or not text.strip():
         return "no text" if fields.text in values else f"no field `{fields.text}`"
-    if isinstance(kind, list) and len(kind) == 1:
-        (kind,) = kind
-    if kind is None or kind == []:
-        kind = ""
-    if isinstance(kind, bool) or not isinstance(kind, str | int):
-        return f"`{fields.kind}` is {kind!r}: expected the name of a kind, in quotes where YAML reads it otherwise"
+    if len(text) > MAX_BYTES:
+        return "over 1 MB"
     if "\x00" in text or not _is_unicode(text):
         return "text with NUL or half characters"
-    source = values.get(fields.source)
+    if isinstance(kind, list) and len(kind) == 1:
+        (kind,) = kind
+    tagged = []
+    if _blank(kind):
+        tagged = sorted(kinds_of_tags(tags_of(values, text), fields.kinds))
+        kind = said.get(fields.kind, "") if not tagged else tagged[0] if len(tagged) == 1 else ""
+    if isinstance(kind, bool) or not isinstance(kind, str | int):
+        return f"`{fields.kind}` is {kind!r}: expected the name of a kind, in quotes where YAML reads it otherwise"
+    source, texture = (
+        said.get(field, "") if _blank(values.get(field)) else values[field] for field in (fields.source, fields.texture)
+    )
     return {
         "id": identity,
         "text": text,
         "kind": normalize(kind),
-        "source": "" if source is None else str(source),
+        "source": str(source),
+        "texture": normalize(texture),
         "encoding": encoding,
+        "why_no_kind": f"tags of several kinds: {', '.join(tagged)}" if tagged else "no kind",
     }
+
+
+def _blank(value: object) -> bool:
+    return value is None or value in ("", [])
 
 
 def _is_unicode(text: str) -> bool:

@@ -18,7 +18,7 @@ from traitlets.config import Config
 
 from onelap import NotebookFailed, UserError, find_path
 from onelap.models import locate_base
-from onelap.notes import locate_notes, parse_kinds
+from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes
 from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
 from onelap.runs import Run, now
 
@@ -147,7 +147,7 @@ def resolve_inputs(parameters: dict) -> list[str]:
             problems.append(str(error))
 
     notes = attempt(locate_notes, parameters["notes_path"])
-    attempt(parse_kinds, parameters["kinds"])
+    attempt(Fields.parse, *(parameters[name] for name in FIELD_PARAMETERS))
     base = attempt(locate_base, parameters["base_model"])
     attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
     parameters["notes_path"] = str(notes)

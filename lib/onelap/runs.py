@@ -49,16 +49,20 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_json(path: Path, content: object) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write the whole file or nothing: a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(content, file, ensure_ascii=False, indent=2)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """The content as JSON, atomically."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict:
@@ -177,12 +181,15 @@ class Run:
     # Dataset
 
     def write_dataset(self, notes: pd.DataFrame, manifest: dict) -> None:
-        """Write the parts (column `part`) as JSON lines of `id, text, kind, source`, and the manifest."""
+        """Write the parts (column `part`) as JSON lines of `id, text, kind, source`, and the manifest.
+
+        `texture` is a fifth column where it is known of any note.
+        """
         self.dataset_path.mkdir(exist_ok=True)
+        columns = ["id", "text", "kind", "source", *(["texture"] if notes["texture"].any() else [])]
         files = {part: self.dataset_path / f"{part}.jsonl" for part in PARTS}
         for part, file in files.items():
-            columns = notes.loc[notes["part"] == part, ["id", "text", "kind", "source"]]
-            write_lines(file, columns)
+            write_lines(file, notes.loc[notes["part"] == part, columns])
         write_json(self.dataset_path / "manifest.json", manifest)
         digest = hash_files(*files.values())
         if self.record.get("hashes", {}).get("data") not in (None, digest):
@@ -191,7 +198,7 @@ class Run:
         self.update(hashes={"data": digest})
 
     def read_part(self, part: str) -> pd.DataFrame:
-        """Columns `id, text, kind, source` of one part."""
+        """Columns `id, text, kind, source` of one part, and `texture` where it is known of any note."""
         return read_lines(self.require(self.dataset_path / f"{part}.jsonl", "01_data_prep"))
 
     def read_manifest(self) -> dict:

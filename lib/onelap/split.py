@@ -2,7 +2,8 @@
 
 A random split flatters: notes of one author share subjects and phrases, and a classifier
 that has seen them is asked about the next author in daily use. Near-duplicates stay on one
-side with their sources, for the same reason.
+side with their sources, for the same reason. The test prefers notes of the texture that will be
+sorted (raw ones), and leaves half of them to learn from.
 
 Which note is in which part is kept in a file of its own, so that a vault may grow: a note that
 was in test stays in test, a new one goes where its source is.
@@ -24,6 +25,7 @@ MIN_SOURCES = 3  # one for each part
 LARGEST_JOINED = 0.2  # of all notes; what hangs together beyond that shares a template, not subjects
 ORDERS = 20  # orders in which groups are tried; more did not find better splits
 SET_ASIDE = "set aside"
+PREFERRED_IN_TEST = 0.5  # of the notes of the preferred texture, at most
 
 
 class Memory:
@@ -51,16 +53,23 @@ class Memory:
 
 
 def split_notes(
-    notes: pd.DataFrame, pairs: pd.DataFrame, shares: dict[str, float], seed: int, remembered: dict[str, str]
+    notes: pd.DataFrame,
+    pairs: pd.DataFrame,
+    shares: dict[str, float],
+    seed: int,
+    remembered: dict[str, str],
+    preferred: str = "",
 ) -> pd.DataFrame:
     """Add the columns `group` and `part` (train, validation, test or set aside) to `notes`.
 
     `pairs` are near-duplicates, by position in `notes`; `shares` those of validation and test among
-    all notes; `remembered` the parts of notes that were split before. A note without a source is
-    its own group, and so is every note where fewer than `MIN_SOURCES` sources are known. Groups
-    that share a near-duplicate go together. Where they cannot (they would be more than
-    `LARGEST_JOINED`, or the memory has them apart), one copy is set aside: the new one, or else the one
-    in train, or else in validation. Raises UserError where a kind would not be trained at all.
+    all notes; `remembered` the parts of notes that were split before; `preferred` the texture that
+    test prefers. A note without a source is its own group, and so is every note where fewer than
+    `MIN_SOURCES` sources are known. Groups that share a near-duplicate go together. Where they
+    cannot (they would be more than `LARGEST_JOINED`, or the memory has them apart), one copy is set
+    aside: the new one, or else the one in train, or else in validation. Of two copies in test, of
+    which one is of the preferred texture, the other is set aside if it is new: the same thought is
+    tested once. Raises UserError where a kind would not be trained at all.
     """
     known = (notes["source"] != "") & grouped(notes)
     group, names = pd.factorize(("source " + notes["source"]).where(known, "note " + notes["id"]))
@@ -73,18 +82,12 @@ def split_notes(
     rank_of_group = rank.groupby(group).max().reindex(range(len(names)))
     rank_of_joined = rank.groupby(joined).max()
     placed = pd.Series(rank_of_group.to_numpy()[group]).fillna(pd.Series(joined).map(rank_of_joined))
-    new = placed.isna().to_numpy()
-    placed[new] = _place(notes["kind"], joined, placed, shares, seed)[new]
-    placed = placed.astype(int).to_numpy()
+    like_test = (notes["texture"] == preferred) & (preferred != "")
+    placed = placed.fillna(_place(notes["kind"], like_test, joined, placed, shares, seed)).astype(int).to_numpy()
 
-    aside = (rank.fillna(pd.Series(placed)) != placed).to_numpy(copy=True)
-    first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
-    differ, lower = placed[first] != placed[second], placed[first] < placed[second]
     new = rank.isna().to_numpy()
-    drop_first = np.where(new[first] == new[second], lower, new[first])
-    aside[first[differ & drop_first]] = True
-    aside[second[differ & ~drop_first]] = True
-    part = np.where(aside, SET_ASIDE, np.array(PARTS)[placed])
+    moved = ~new & (rank != placed).to_numpy()
+    part = np.where(moved | _copies(pairs, placed, new, like_test), SET_ASIDE, np.array(PARTS)[placed])
     untrained = set(notes["kind"]) - set(notes["kind"][part == "train"])
     if untrained:
         raise UserError(
@@ -94,38 +97,70 @@ def split_notes(
     return notes.assign(group=joined, part=part)
 
 
+def _copies(pairs: pd.DataFrame, placed: np.ndarray, new: np.ndarray, like_test: pd.Series) -> np.ndarray:
+    """(notes,) which of two near-duplicates is set aside, where they are in two parts or one in test is enough."""
+    aside = np.zeros(len(placed), dtype=bool)
+    first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
+    apart = placed[first] != placed[second]
+    drop_first = np.where(new[first] == new[second], placed[first] < placed[second], new[first])
+    aside[first[apart & drop_first]] = True
+    aside[second[apart & ~drop_first]] = True
+    like = like_test.to_numpy()
+    for copy, other in (first, second), (second, first):
+        tested_twice = ~apart & (placed[copy] == PARTS.index("test")) & like[other] & ~like[copy]
+        aside[copy[tested_twice & new[copy]]] = True
+    return aside
+
+
 def grouped(notes: pd.DataFrame) -> bool:
     """Whether there are enough sources to keep each on one side."""
     return notes.loc[notes["source"] != "", "source"].nunique() >= MIN_SOURCES
 
 
-def _place(kinds: pd.Series, joined: np.ndarray, placed: pd.Series, shares: dict[str, float], seed: int) -> np.ndarray:
+def _place(
+    kinds: pd.Series, like_test: pd.Series, joined: np.ndarray, placed: pd.Series, shares: dict[str, float], seed: int
+) -> pd.Series:
     """(notes,) parts as positions in PARTS; a group without one goes where its kinds are missing most.
 
     Greedy, the largest groups first, as scikit-learn's StratifiedGroupKFold does for parts of
     equal size; the best of several orders is taken.
     """
-    by_kind = pd.crosstab(joined, kinds).to_numpy()  # (groups, kinds)
-    old = (
-        pd.crosstab(placed.fillna(-1).to_numpy(), kinds.to_numpy()).reindex(range(len(PARTS)), fill_value=0).to_numpy()
-    )
-    new = np.unique(joined[placed.isna()])
-    share = np.array([1 - sum(shares.values()), *(shares[part] for part in PARTS[1:])])
-    target = np.outer(share, by_kind.sum(axis=0))
-    sizes = by_kind.sum(axis=1)
+    strata = pd.get_dummies(kinds + like_test.map({True: " preferred", False: ""}), dtype=float)
+    by_group = strata.groupby(joined).sum().to_numpy()  # (groups, strata)
+    old = strata.groupby(placed.to_numpy()).sum().reindex(range(len(PARTS)), fill_value=0.0).to_numpy()
+    target = _targets(kinds, like_test, strata, shares)
+    sizes = by_group.sum(axis=1)
     # One large source in a small part makes its figure that source's: variance grows with the squared sizes.
-    lumpiness = np.outer(sizes.astype(float) ** 2, 1 / target.sum(axis=1))
-    best, least = np.zeros(len(by_kind), dtype=int), np.inf
-    for order in range(ORDERS if len(new) < 1000 else 1):
-        rng = np.random.default_rng([seed, order])
-        queue = rng.permutation(new)
+    lumpiness = np.outer(sizes**2, 1 / target.sum(axis=1))
+    waiting = np.unique(joined[placed.isna()])
+    best, least = np.zeros(len(by_group), dtype=int), np.inf
+    for order in range(ORDERS if len(waiting) < 1000 else 1):
+        queue = np.random.default_rng([seed, order]).permutation(waiting)
         queue = queue[np.argsort(-sizes[queue], kind="stable")]
-        counts, choice = old.astype(float), np.zeros(len(by_kind), dtype=int)
+        counts, choice = old.copy(), np.zeros(len(by_group), dtype=int)
         for number in queue:
-            growth = ((counts + by_kind[number] - target) ** 2 - (counts - target) ** 2) / target
-            choice[number] = (growth.sum(axis=1) + lumpiness[number]).argmin()
-            counts[choice[number]] += by_kind[number]
-        off = ((counts - target) ** 2 / target).sum() + lumpiness[new, choice[new]].sum()
+            growth = _off(counts + by_group[number], target) - _off(counts, target)
+            choice[number] = (growth + lumpiness[number]).argmin()
+            counts[choice[number]] += by_group[number]
+        off = _off(counts, target).sum() + lumpiness[waiting, choice[waiting]].sum()
         if off < least:
             best, least = choice, off
-    return best[joined]
+    return pd.Series(best[joined])
+
+
+def _targets(kinds: pd.Series, like_test: pd.Series, strata: pd.DataFrame, shares: dict[str, float]) -> np.ndarray:
+    """(parts, strata) notes wanted: each kind by the shares, in test as many preferred ones as it may have."""
+    in_all = strata.sum()
+    in_test = {}
+    for kind, preferred in like_test.groupby(kinds):
+        wanted, there = shares["test"] * len(preferred), preferred.sum()
+        taken = min(wanted, max(PREFERRED_IN_TEST, shares["test"]) * there)
+        in_test |= {f"{kind} preferred": taken, kind: wanted - taken}
+    test = in_all.index.map(in_test).to_numpy(dtype=float)
+    validation = (in_all.to_numpy() - test) * shares["validation"] / (1 - shares["test"])
+    return np.stack([in_all.to_numpy() - test - validation, validation, test])
+
+
+def _off(counts: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(parts,) how far counts are from the target: chi-squared, where less than one note counts as one."""
+    return ((counts - target) ** 2 / np.maximum(target, 1)).sum(axis=1)
