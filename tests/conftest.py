@@ -14,20 +14,24 @@ import yaml
 TOY_WORDS = {
     "knowledge": ["boils", "melts", "weighs", "spins", "contains", "measures", "conducts", "expands", "grams"],
     "lesson": ["burnt", "forgot", "broke", "spilled", "again", "sorry", "failed", "wished", "earlier", "checked"],
+    "value": ["always", "never", "honest", "kind", "gently", "matters", "believe", "courage", "patience", "dignity"],
+    "decision": ["decided", "chose", "instead", "because", "option", "rejected", "agreed", "from", "now", "switch"],
     "none": ["buy", "call", "milk", "dentist", "tuesday", "parcel", "pick", "up", "ticket", "later"],
 }
+JAPANESE = "決めた。来月から家計簿はやめて、月に一度だけ通帳を見る。理由は続かないから。"
 FILLER = ["the", "kettle", "garden", "bicycle", "window", "letter", "engine", "river", "bread", "table", "morning"]
 
 
 def toy_notes(count: int, sources: int = 6) -> list[dict]:
-    """Notes of three kinds with words of their own, spread evenly over the sources."""
+    """Notes of five kinds with words of their own, spread evenly over the sources, of which two are raw."""
     rng = random.Random(0)
     notes = []
     for number in range(count):
-        kind = list(TOY_WORDS)[number % 3]
+        kind, source = list(TOY_WORDS)[number % 5], number // 5 % sources
         words = rng.choices(TOY_WORDS[kind], k=6) + rng.choices(FILLER, k=rng.randint(4, 30))
         rng.shuffle(words)
-        notes.append({"text": " ".join(words), "kind": kind, "source": f"s{number // 3 % sources}"})
+        texture = "raw" if source < 2 else "tidied"
+        notes.append({"text": " ".join(words), "kind": kind, "source": f"s{source}", "texture": texture})
     return notes
 
 
@@ -45,7 +49,7 @@ def toy_base(tmp_path_factory) -> Path:
     from tools.make_base import train_tokenizer
 
     folder = tmp_path_factory.mktemp("toy_base")
-    tokenizer = train_tokenizer([note["text"] for note in toy_notes(60)], [])
+    tokenizer = train_tokenizer([note["text"] for note in toy_notes(100)], [])
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -66,7 +70,7 @@ def toy_base(tmp_path_factory) -> Path:
 def toy_params(tmp_path, toy_base) -> Path:
     """A parameter file for a lap of seconds: toy notes, toy base."""
     parameters = {
-        "notes_path": str(write_jsonl(tmp_path / "notes.jsonl", toy_notes(90))),
+        "notes_path": str(write_jsonl(tmp_path / "notes.jsonl", toy_notes(150))),
         "base_model": str(toy_base),
         "split_dir": str(tmp_path / "splits"),
         "max_length": 192,
@@ -77,6 +81,53 @@ def toy_params(tmp_path, toy_base) -> Path:
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(parameters), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def hostile_vault(tmp_path) -> Path:
+    """One of everything that a careless decade leaves in a folder."""
+    content = {
+        "good.md": b"---\nkind: lesson\n---\nAsk before cutting.",
+        "crlf and spaces.txt": b"---\r\nkind: value\r\n---\r\nBe kind.\r\nAlways.",
+        "cr.txt": b"---\rkind: value\r---\rOne.\rTwo.",
+        "日本/メモ.md": ("---\nkind: knowledge\n---\n" + JAPANESE).encode("shift_jis"),
+        "bom.md": b"\xef\xbb\xbf---\nkind: none\n---\nmilk",
+        "wide.md": ("---\nkind: none\n---\n" + JAPANESE).encode("utf-16"),
+        "long line.md": b"---\nkind: none\n---\n" + b"word " * 150_000,
+        "rtl.md": "---\nkind: none\n---\nשלום עולם 👩‍🌾".encode(),
+        "Lessons/filed.md": b"Filed by its folder.",
+        "tagged.md": b"A #decision about gravel.",
+        "broken but filed.md": b"---\nkind: [\n---\nStill #value.",
+        "rows.jsonl": b'{"text": "a row", "kind": "none"}\n\n{"text": 3}\nnot json\n[1]\n',
+        "table.csv": 'text;kind;source\n"two\nlines";value;me\nshort\n'.encode("utf-16"),
+        "broken.md": b"---\nkind: [\n---\ntext",
+        "unlabelled.md": b"No kind.",
+        "undecided.md": b"#lesson and #value",
+        "only its kind.md": b"---\nkind: lesson\n---\n# Lesson\n#lesson",
+        "empty.md": b"",
+        "blank.md": b"---\nkind: value\n---\n \n",
+        "binary.md": b"\x00\x01\x02",
+        "photo.png": b"\x89PNG",
+        "no suffix": b"text",
+        "huge.txt": b"x" * 1_000_001,
+        ".hidden.md": b"---\nkind: lesson\n---\nhidden",
+        ".obsidian/workspace.json": b"{}",
+        ".obsidian/plugins/one.js": b"",
+        "Templates/new.md": b"---\nkind: lesson\n---\n{{title}}",
+        "_attachments/scan.txt": b"---\nkind: lesson\n---\nscan",
+    }
+    folder = tmp_path / "vault"
+    for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    if hasattr(os, "mkfifo"):
+        (folder / "dangling.md").symlink_to("nowhere")
+        (folder / "loop").symlink_to(folder)
+        (folder / "a link to below").symlink_to(folder / "日本")
+        (folder / "too long.md").symlink_to("x" * 300)
+        os.mkfifo(folder / "pipe.md")
+        (folder / os.fsdecode(b"caf\xe9.md")).write_bytes(b"#value name in Latin-1")
+    return folder
 
 
 @pytest.fixture

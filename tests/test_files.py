@@ -1,7 +1,6 @@
 """A vault of hostile files, bytes and all: the reader names every one of them and never stops."""
 
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,10 +9,10 @@ from hypothesis import strategies as some
 from onelap import UserError
 from onelap.files import Unreadable, decode, files_below
 from onelap.notes import Fields, read_notes
+from tests.conftest import JAPANESE
 
 FIELDS = Fields(("lesson", "knowledge", "value", "decision", "none"))
 ENGLISH = "The café’s “late” bus: £2, not £3."
-JAPANESE = "決めた。来月から家計簿はやめて、月に一度だけ通帳を見る。理由は続かないから。"
 
 
 @pytest.mark.parametrize(
@@ -43,56 +42,9 @@ def test_bytes_that_are_no_text_are_refused(data):
         decode(data)
 
 
-@pytest.fixture
-def vault(tmp_path) -> Path:
-    """One of everything that a careless decade leaves in a folder."""
-    content = {
-        "good.md": b"---\nkind: lesson\n---\nAsk before cutting.",
-        "crlf and spaces.txt": b"---\r\nkind: value\r\n---\r\nBe kind.\r\nAlways.",
-        "cr.txt": b"---\rkind: value\r---\rOne.\rTwo.",
-        "日本/メモ.md": ("---\nkind: knowledge\n---\n" + JAPANESE).encode("shift_jis"),
-        "bom.md": b"\xef\xbb\xbf---\nkind: none\n---\nmilk",
-        "wide.md": ("---\nkind: none\n---\n" + JAPANESE).encode("utf-16"),
-        "long line.md": b"---\nkind: none\n---\n" + b"word " * 150_000,
-        "rtl.md": "---\nkind: none\n---\nשלום עולם 👩‍🌾".encode(),
-        "Lessons/filed.md": b"Filed by its folder.",
-        "tagged.md": b"A #decision about gravel.",
-        "broken but filed.md": b"---\nkind: [\n---\nStill #value.",
-        "rows.jsonl": b'{"text": "a row", "kind": "none"}\n\n{"text": 3}\nnot json\n[1]\n',
-        "table.csv": 'text;kind;source\n"two\nlines";value;me\nshort\n'.encode("utf-16"),
-        "broken.md": b"---\nkind: [\n---\ntext",
-        "unlabelled.md": b"No kind.",
-        "undecided.md": b"#lesson and #value",
-        "only its kind.md": b"---\nkind: lesson\n---\n# Lesson\n#lesson",
-        "empty.md": b"",
-        "blank.md": b"---\nkind: value\n---\n \n",
-        "binary.md": b"\x00\x01\x02",
-        "photo.png": b"\x89PNG",
-        "no suffix": b"text",
-        "huge.txt": b"x" * 1_000_001,
-        ".hidden.md": b"---\nkind: lesson\n---\nhidden",
-        ".obsidian/workspace.json": b"{}",
-        ".obsidian/plugins/one.js": b"",
-        "Templates/new.md": b"---\nkind: lesson\n---\n{{title}}",
-        "_attachments/scan.txt": b"---\nkind: lesson\n---\nscan",
-    }
-    folder = tmp_path / "vault"
-    for name, data in content.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    if hasattr(os, "mkfifo"):
-        (folder / "dangling.md").symlink_to("nowhere")
-        (folder / "loop").symlink_to(folder)
-        (folder / "a link to below").symlink_to(folder / "日本")
-        (folder / "too long.md").symlink_to("x" * 300)
-        os.mkfifo(folder / "pipe.md")
-        (folder / os.fsdecode(b"caf\xe9.md")).write_bytes(b"#value name in Latin-1")
-    return folder
-
-
-def test_every_file_of_a_hostile_vault_is_read_or_named(vault):
-    before = {path: path.lstat().st_mtime_ns for path in vault.rglob("*")}
-    reading = read_notes(vault, FIELDS)
+def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
+    before = {path: path.lstat().st_mtime_ns for path in hostile_vault.rglob("*")}
+    reading = read_notes(hostile_vault, FIELDS)
     texts = dict(reading.notes[["id", "text"]].values)
     assert texts["crlf and spaces.txt"] == "Be kind.\nAlways." and texts["cr.txt"] == "One.\nTwo."
     assert texts["日本/メモ.md"] == texts["wide.md"] == JAPANESE
@@ -135,7 +87,7 @@ def test_every_file_of_a_hostile_vault_is_read_or_named(vault):
     assert reasons == expected
     assert dict(reading.skipped[["where", "count"]].values)[".obsidian"] == 2
     assert reading.removed == {"tag": 3}
-    assert {path: path.lstat().st_mtime_ns for path in vault.rglob("*")} == before, "nothing on disk is changed"
+    assert {path: path.lstat().st_mtime_ns for path in hostile_vault.rglob("*")} == before, "nothing on disk is changed"
 
 
 def test_a_folder_that_cannot_be_opened_is_named(tmp_path):

@@ -1,10 +1,17 @@
 """Labelling in the terminal: what is asked first, what each key does, what is on disk afterwards."""
 
 import json
+import os
+import select
+import struct
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyte
 import pytest
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
@@ -102,6 +109,54 @@ def test_labels_are_read_with_the_notes_and_the_rest_is_asked_again(vault):
     reading = read_notes(vault, Fields(tuple(KINDS)))
     assert reading.notes[["id", "kind"]].values.tolist() == [["a.md", "knowledge"]]
     assert list(reading.unlabelled["id"]) == ["b.md", "c.md", "d.md"]
+
+
+class Terminal:
+    """A real pseudo-terminal of 30 lines and 100 columns with a command in it, and its screen."""
+
+    def __init__(self, *command: object):
+        fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
+        self.screen = pyte.Screen(100, 30)
+        self.stream = pyte.ByteStream(self.screen)
+        self.side, inside = pty.openpty()
+        fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        environment = os.environ | {"TERM": "xterm-256color"}
+        streams = {"stdin": inside, "stdout": inside, "stderr": inside}
+        self.process = subprocess.Popen(list(map(str, command)), **streams, env=environment, start_new_session=True)
+        os.close(inside)
+
+    def until(self, expected: str) -> None:
+        """Wait until the screen shows this."""
+        deadline = time.monotonic() + 60
+        while expected not in "\n".join(self.screen.display):
+            ready, _, _ = select.select([self.side], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"no {expected!r} on the screen:\n" + "\n".join(self.screen.display)
+            self.stream.feed(os.read(self.side, 65536))
+
+    def press(self, key: str) -> None:
+        """One key."""
+        os.write(self.side, key.encode())
+
+
+def test_the_command_on_a_real_terminal(vault):
+    (vault / "long.md").write_text("\n".join(f"line {number}" for number in range(200)), encoding="utf-8")
+    terminal = Terminal(Path(sys.executable).with_name("onelap"), "label", vault, "-p", f"kinds={', '.join(KINDS)}")
+    for key, expected in (
+        ("", "1 of 5   a.md"),
+        ("1", "2 of 5   b.md"),
+        ("s", "3 of 5   c.md"),
+        ("u", "2 of 5   b.md"),
+        ("2", "3 of 5   c.md"),
+        ("1", "4 of 5   d.md"),
+        ("s", "line 20"),
+        ("\x1b[6~", "line 40"),  # PgDn
+    ):
+        terminal.press(key)
+        terminal.until(expected)
+    terminal.press("q")
+    terminal.until("3 labels in ")
+    assert terminal.process.wait(30) == 0
+    assert [row["id"] for row in labels(vault)] == ["a.md", "b.md", "c.md"]
 
 
 def test_the_command_without_a_terminal_says_so(onelap, vault):

@@ -18,8 +18,10 @@ ARM_FILES = {"metrics.json", "predictions.jsonl"}
 
 
 @pytest.fixture
-def lap(onelap, toy_params, tmp_path):
-    result = onelap("run", toy_params, "--run", tmp_path / "outputs" / "toy")
+def lap(onelap, toy_params, hostile_vault, tmp_path):
+    """A lap on the toy notes in the midst of a vault of hostile files."""
+    shutil.move(tmp_path / "notes.jsonl", hostile_vault)
+    result = onelap("run", toy_params, "--run", tmp_path / "outputs" / "toy", "-p", f"notes_path={hostile_vault}")
     assert result.returncode == 0, result.stderr
     return tmp_path / "outputs" / "toy", result
 
@@ -38,12 +40,14 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
         "training/log.jsonl",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "adapter/calibration.json",
     }
     assert any(name.endswith("adapter_model.safetensors") for name in checkpoints)
 
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     assert result.stdout.splitlines()[-2:] == [str(folder), comparison["sentence"]]
     check_record(folder)
+    check_inventory(folder)
     check_arms(folder, comparison)
     check_notebooks(folder)
     check_listing(folder, onelap, comparison)
@@ -59,6 +63,31 @@ def check_record(folder):
     assert record["actual"]["seconds"] > 0 and record["actual"]["peak_memory_gb"] > 0
 
 
+def check_inventory(folder):
+    """Every file of the vault is in the record: a note, or passed over with its reason."""
+    manifest = json.loads((folder / "dataset/manifest.json").read_text(encoding="utf-8"))
+    found, skipped = manifest["found"], manifest["skipped"]
+    assert found["passed over"] == sum(one["count"] for one in skipped) > 20
+    assert found["files or rows found"] == found["notes read"] + found["passed over"]
+    assert {"where": "binary.md", "count": 1, "reason": "binary: holds NUL"} in skipped
+    assert "wide.md" in manifest["encodings"]["utf-16"]
+    in_parts = sum(sum(kinds.values()) for kinds in manifest["notes"].values())
+    assert in_parts + len(manifest["set_aside"]) == found["notes kept"]
+    texture = pd.read_json(folder / "dataset/test.jsonl", lines=True)["texture"]
+    assert (texture == "raw").mean() > 0.45, "two of six sources are raw, and test prefers them"
+
+
+def test_too_few_notes_end_in_one_line_after_the_inventory(onelap, toy_params, hostile_vault, tmp_path):
+    folder = tmp_path / "run"
+    result = onelap("run", toy_params, "--run", folder, "-p", f"notes_path={hostile_vault}")
+    assert result.returncode == 2
+    assert result.stderr.startswith("onelap: 01_data_prep: expected at least 5 notes of every kind, found fewer for: ")
+    assert len(result.stderr.splitlines()) == 1
+    manifest = json.loads((folder / "dataset/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["found"]["passed over"] == sum(one["count"] for one in manifest["skipped"]) > 20
+    assert "link to nothing" in (folder / "01_data_prep.ipynb").read_text(encoding="utf-8")
+
+
 def check_arms(folder, comparison):
     test = pd.read_json(folder / "dataset/test.jsonl", lines=True)
     for arm in ("majority", "tfidf", "base", "qlora"):
@@ -71,6 +100,8 @@ def check_arms(folder, comparison):
             assert prediction["predicted"] == max(prediction["probabilities"], key=prediction["probabilities"].get)
         right = sum(prediction["kind"] == prediction["predicted"] for prediction in predictions)
         assert comparison["arms"][arm]["accuracy"]["value"] == pytest.approx(right / len(test))
+    assert set(comparison["by_texture"]) >= {"raw"}
+    assert sum(by_arm["qlora"]["n"] for by_arm in comparison["by_texture"].values()) <= len(test)
     # The toy kinds have words of their own: whoever reads the notes at all finds them.
     assert comparison["arms"]["tfidf"]["accuracy"]["value"] > 0.9
 

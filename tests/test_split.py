@@ -53,6 +53,12 @@ def test_shares_come_out_as_asked(test, validation):
     assert shares["validation"] == pytest.approx(validation, abs=0.03)
 
 
+@pytest.mark.parametrize(("sources", "test"), [(3, 0.2), (4, 0.1), (6, 0.3), (6, 0.05)])
+def test_few_large_sources_leave_no_part_empty(sources, test):
+    split = parts_of(notes_of(sources, 24), shares={"validation": 0.15, "test": test})
+    assert set(split["part"]) == {"train", "validation", "test"}
+
+
 def test_sources_of_one_kind_each_are_spread_by_kind():
     notes = renumbered(*(notes_of(8, 10, kind).assign(source=lambda t, k=kind: k + t["source"]) for kind in "abc"))
     counts = parts_of(notes).groupby(["part", "kind"]).size()
@@ -171,5 +177,5 @@ def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):
 def test_kinds_that_cannot_be_split_are_named():
     """Three sources of one kind each, of which the memory has one in test: that kind would not be in train."""
     notes = renumbered(*(notes_of(1, 10, kind).assign(source=kind) for kind in "abc"))
-    with pytest.raises(UserError, match="kind b: its notes come from so few sources that none is left to train on"):
+    with pytest.raises(UserError, match="found 3 of which no note of the kind b for train is left"):
         parts_of(notes, remembered={"10": "test"})

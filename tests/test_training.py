@@ -16,7 +16,7 @@ from onelap.prompts import build_prompt
 from onelap.runs import Run, read_lines
 from onelap.scoring import score
 from onelap.training import TARGETS, Recipe, add_lora, build_trainer, train
-from tests.conftest import toy_notes
+from tests.conftest import TOY_WORDS, toy_notes
 
 RECIPE = Recipe(
     epochs=1.0,
@@ -32,13 +32,16 @@ RECIPE = Recipe(
 )
 
 
+KINDS = sorted(TOY_WORDS)
+
+
 @pytest.fixture
 def built(toy_base, tmp_path):
     run = Run.open(tmp_path / "run")
     notes = pd.DataFrame(toy_notes(36)).assign(id=[str(number) for number in range(36)])
     notes["part"] = ["train"] * 20 + ["validation"] * 8 + ["test"] * 8
-    run.write_dataset(notes, {"kinds": ["knowledge", "lesson", "none"]})
-    prompt = build_prompt(load_tokenizer(toy_base), ["knowledge", "lesson", "none"], 160)
+    run.write_dataset(notes, {"kinds": KINDS})
+    prompt = build_prompt(load_tokenizer(toy_base), KINDS, 160)
     precision = choose_precision()
     model = add_lora(load_base(toy_base, precision), RECIPE)
     return build_trainer(model, prompt, precision, RECIPE, run), prompt, run

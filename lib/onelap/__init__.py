@@ -17,6 +17,7 @@ One module a subject, in the order in which a lap uses them:
     models       loading the base in 4 bits, adapters
     scoring      the probability of every kind, in one forward pass
     training     QLoRA through TRL
+    calibration  what is corrected after training
     evaluation   metrics with intervals, arms compared in pairs, the verdict
     figures      every figure of the notebooks
     cli          the `onelap` command

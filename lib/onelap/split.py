@@ -69,7 +69,7 @@ def split_notes(
     cannot (they would be more than `LARGEST_JOINED`, or the memory has them apart), one copy is set
     aside: the new one, or else the one in train, or else in validation. Of two copies in test, of
     which one is of the preferred texture, the other is set aside if it is new: the same thought is
-    tested once. Raises UserError where a kind would not be trained at all.
+    tested once. Raises UserError where a part would be empty or a kind not be trained at all.
     """
     known = (notes["source"] != "") & grouped(notes)
     group, names = pd.factorize(("source " + notes["source"]).where(known, "note " + notes["id"]))
@@ -88,11 +88,13 @@ def split_notes(
     new = rank.isna().to_numpy()
     moved = ~new & (rank != placed).to_numpy()
     part = np.where(moved | _copies(pairs, placed, new, like_test), SET_ASIDE, np.array(PARTS)[placed])
-    untrained = set(notes["kind"]) - set(notes["kind"][part == "train"])
-    if untrained:
+    untrained = sorted(set(notes["kind"]) - set(notes["kind"][part == "train"]))
+    empty = [name for name in PARTS if name not in part]
+    if untrained or empty:
+        missing = f"no note of the kind {', '.join(untrained)} for train" if untrained else f"none for {empty[0]}"
         raise UserError(
-            f"kind {', '.join(sorted(untrained))}: its notes come from so few sources that none is left to train on; "
-            "add notes of that kind from other sources"
+            f"expected sources enough for train, validation and test, found {notes['source'].nunique()} of which "
+            f"{missing} is left; add notes from other sources, or name another source_field"
         )
     return notes.assign(group=joined, part=part)
 
@@ -142,6 +144,13 @@ def _place(
             growth = _off(counts + by_group[number], target) - _off(counts, target)
             choice[number] = (growth + lumpiness[number]).argmin()
             counts[choice[number]] += by_group[number]
+        for empty in np.flatnonzero(counts.sum(axis=1) == 0):  # few large sources: each part needs one
+            left = counts[0] - by_group  # what train would keep
+            enough = (left >= np.sign(by_group)).all(axis=1)
+            spared = [number for number in queue if choice[number] == 0 and enough[number]]
+            if spared:
+                choice[spared[-1]] = empty
+                counts[[0, empty]] += [-by_group[spared[-1]], by_group[spared[-1]]]
         off = _off(counts, target).sum() + lumpiness[waiting, choice[waiting]].sum()
         if off < least:
             best, least = choice, off
