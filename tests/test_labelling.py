@@ -154,7 +154,7 @@ def test_the_command_on_a_real_terminal(vault):
         terminal.press(key)
         terminal.until(expected)
     terminal.press("q")
-    terminal.until("3 labels in ")
+    terminal.until("labels given so far: 3, in")
     assert terminal.process.wait(30) == 0
     assert [row["id"] for row in labels(vault)] == ["a.md", "b.md", "c.md"]
 

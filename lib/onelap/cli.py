@@ -103,7 +103,7 @@ def label(options: argparse.Namespace) -> None:
     if queue.empty:
         raise UserError(f"{path}: no note to {'review' if options.review else 'label'}")
     walk(Labelling(queue, path), list(fields.kinds))
-    print(f"{len(read_labels(path))} labels in {labels_path(path)}; every run on these notes reads them")
+    print(f"labels given so far: {len(read_labels(path))}, in {labels_path(path)}; every run on these notes reads them")
 
 
 class _Parser(argparse.ArgumentParser):
