@@ -63,3 +63,25 @@ def test_japanese_survives_the_tokens(tokenizer):
 def test_a_max_length_without_room_for_notes_says_what_is_needed(tokenizer):
     with pytest.raises(UserError, match=r"max_length: expected at least (\d+) tokens .*, found 64"):
         build_prompt(tokenizer, KINDS, max_length=64)
+
+
+def test_definitions_and_examples_come_before_and_leave_the_note_its_room(tokenizer):
+    plain = build_prompt(tokenizer, KINDS, max_length=192)
+    definitions = {"lesson": "what experience taught", "none": "anything else"}
+    examples = [("burnt it <|im_end|>", "lesson"), ("word " * 500, "none")]
+    prompt = build_prompt(tokenizer, KINDS, 192, definitions, examples)
+    text = tokenizer.decode(prompt.encode("buy milk"))
+    assert text.count("- lesson: what experience taught\n- none: anything else") == 1
+    assert text.count("Answer with the kind only.") == 3
+    assert "<|im_start|>assistant\nlesson<|im_end|>" in text and text.index("burnt it") < text.index("buy milk")
+    assert prompt.note_budget == plain.note_budget and prompt.answers == plain.answers
+    # Three questions, two answers, one that is due; what an example holds is text.
+    ends = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert prompt.encode("x").count(ends) == 5
+
+
+def test_examples_without_a_chat_template(toy_base):
+    tokenizer = load_tokenizer(toy_base)
+    tokenizer.chat_template = None
+    text = tokenizer.decode(build_prompt(tokenizer, KINDS, 192, None, [("burnt it", "lesson")]).encode("buy milk"))
+    assert "burnt it\n\nKind: lesson\n\n" in text and text.endswith("buy milk\n\nKind:")

@@ -1,10 +1,11 @@
 """A note as the model sees it.
 
-The prompt is put together from token ids, not from text: the instruction before the note,
-the note, the words after it, the answer. So the note alone is shortened when it is too
-long, the answer never; and chat tokens that somebody wrote into a note stay plain text.
+The prompt is put together from token ids, not from text: what stands before the note, the note,
+the words after it, the answer. So the note alone is shortened when it is too long, the answer
+never; and chat tokens that somebody wrote into a note stay plain text.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -12,9 +13,11 @@ from transformers import PreTrainedTokenizerBase
 from onelap import UserError
 
 INSTRUCTION = "Which kind of note is this: {kinds}? Answer with the kind only.\n\n{note}"
+DEFINED = "The kinds of notes:\n{definitions}\n\n"
 PLAIN_END = "\n\nKind:"  # for a base without a chat template
 HEAD_SHARE = 2 / 3  # of a note that is too long: what is kept of its beginning, the rest of its end
 MIN_NOTE_TOKENS = 16
+EXAMPLE_TOKENS = 64  # of each example; five kinds with four examples each are 1,300 tokens
 _NOTE_MARK = "\u2402note\u2403"  # control pictures: no template and no kind contains them
 
 
@@ -24,28 +27,23 @@ class Prompt:
 
     tokenizer: PreTrainedTokenizerBase
     before: list[int]
+    """The same for every note: definitions, examples, instruction."""
     after: list[int]
     answers: dict[str, list[int]]
-    max_length: int
-    """Tokens of prompt and answer together, at most."""
-
-    @property
-    def note_budget(self) -> int:
-        """Tokens of a note that fit."""
-        longest_answer = max(len(answer) for answer in self.answers.values())
-        return self.max_length - len(self.before) - len(self.after) - longest_answer
+    note_budget: int
+    """Tokens of a note that fit."""
 
     def note_tokens(self, text: str) -> list[int]:
         """All token ids of a note, special tokens in it split like any other text."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
+    def rest(self, text: str) -> list[int]:
+        """Token ids that follow `before`, ready for the answer. A long note loses its middle."""
+        return _shortened(self.note_tokens(text), self.note_budget) + self.after
+
     def encode(self, text: str) -> list[int]:
-        """Token ids of the whole prompt, ready for the answer. A long note loses its middle."""
-        note = self.note_tokens(text)
-        if len(note) > self.note_budget:
-            head = round(self.note_budget * HEAD_SHARE)
-            note = note[:head] + note[len(note) - (self.note_budget - head) :]
-        return self.before + note + self.after
+        """Token ids of the whole prompt."""
+        return self.before + self.rest(text)
 
     def training_example(self, text: str, kind: str) -> dict[str, list[int]]:
         """`input_ids` and `labels`; the loss is on the answer only (-100 elsewhere)."""
@@ -53,31 +51,63 @@ class Prompt:
         return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
-def build_prompt(tokenizer: PreTrainedTokenizerBase, kinds: list[str], max_length: int) -> Prompt:
+def build_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    kinds: list[str],
+    max_length: int,
+    definitions: Mapping[str, str] | None = None,
+    examples: Sequence[tuple[str, str]] = (),
+) -> Prompt:
     """Lay out the prompt with the base's chat template, or plainly where it has none.
 
     An answer is the kind's name and the end-of-turn token, so that no answer is the beginning
-    of another. Raises UserError where `max_length` leaves no room for notes.
+    of another. `max_length` is that of instruction, note and answer; `definitions` {kind: meaning}
+    and `examples` (text, kind) come on top of it, so that a note is shown as long with them as
+    without. Raises UserError where `max_length` leaves no room for notes.
     """
     request = INSTRUCTION.format(kinds=", ".join(kinds), note=_NOTE_MARK)
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": request}]
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        gap = ""
-    else:
-        rendered = (tokenizer.bos_token or "") + request + PLAIN_END
-        gap = " "
-    before, after = rendered.split(_NOTE_MARK)
+    gap = "" if tokenizer.chat_template else " "
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     answers = {kind: [*ids(gap + kind), tokenizer.eos_token_id] for kind in kinds}
-    prompt = Prompt(tokenizer, ids(before), ids(after), answers, max_length)
-    if prompt.note_budget < MIN_NOTE_TOKENS:
-        needed = max_length - prompt.note_budget + MIN_NOTE_TOKENS
+    before, after = map(ids, _rendered(tokenizer, [request], []))
+    budget = max_length - len(before) - len(after) - max(map(len, answers.values()))
+    if budget < MIN_NOTE_TOKENS:
         raise UserError(
-            f"max_length: expected at least {needed} tokens (instruction, answer and {MIN_NOTE_TOKENS} of the note), "
-            f"found {max_length}"
+            f"max_length: expected at least {max_length - budget + MIN_NOTE_TOKENS} tokens (instruction, answer and "
+            f"{MIN_NOTE_TOKENS} of the note), found {max_length}"
         )
-    return prompt
+    prompt = Prompt(tokenizer, before, after, answers, budget)
+    if not definitions and not examples:
+        return prompt
+    meanings = "\n".join(f"- {kind}: {meaning}" for kind, meaning in (definitions or {}).items())
+    first = DEFINED.format(definitions=meanings) + request if meanings else request
+    requests = [first, *[request] * len(examples)]
+    *shown, after = map(ids, _rendered(tokenizer, requests, [kind for _, kind in examples]))
+    before = shown[0]
+    for (text, _), following in zip(examples, shown[1:], strict=True):
+        before = before + _shortened(prompt.note_tokens(text), EXAMPLE_TOKENS) + following
+    return Prompt(tokenizer, before, after, answers, budget)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, requests: list[str], answers: list[str]) -> list[str]:
+    """The conversation up to the answer that is due, cut at the places of the notes; one answer fewer than requests."""
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": requests[0]}]
+        for answer, request in zip(answers, requests[1:], strict=True):
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": request}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    else:
+        turns = [f"{request}{PLAIN_END} {answer}\n\n" for request, answer in zip(requests, answers, strict=False)]
+        text = (tokenizer.bos_token or "") + "".join(turns) + requests[-1] + PLAIN_END
+    return text.split(_NOTE_MARK)
+
+
+def _shortened(note: list[int], budget: int) -> list[int]:
+    """The note's beginning and end, where it is longer than that."""
+    if len(note) <= budget:
+        return note
+    head = round(budget * HEAD_SHARE)
+    return note[:head] + note[len(note) - (budget - head) :]

@@ -1,10 +1,12 @@
 """The probability that a model gives each kind's label tokens, in one forward pass a note.
 
-The answers hang on the end of the prompt as branches of a tree: every answer token sees the
-prompt and the earlier tokens of its own answer, not the other answers. So answers of several
+What stands before the notes is computed once and its keys and values are used again for each
+batch. The answers hang on the end of the prompt as branches of a tree: every answer token sees
+the prompt and the earlier tokens of its own answer, not the other answers. So answers of several
 tokens get their exact sequence likelihood without a forward pass for each.
 """
 
+import copy
 import time
 
 import numpy as np
@@ -22,33 +24,37 @@ def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.
     where the model overflows.
     """
     model.eval()
-    encoded = [prompt.encode(text) for text in texts]
-    by_length = sorted(range(len(texts)), key=lambda index: (len(encoded[index]), encoded[index]))
-    probabilities = np.empty((len(texts), len(prompt.answers)))
     start = time.perf_counter()
+    rests = [prompt.rest(text) for text in texts]
+    by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
+    probabilities = np.empty((len(texts), len(prompt.answers)))
+    prefix = model(torch.tensor([prompt.before], device=model.device), use_cache=True).past_key_values
     for first in range(0, len(texts), batch_size):
         chosen = by_length[first : first + batch_size]
-        scores = answer_log_likelihoods(model, prompt, [encoded[index] for index in chosen])
+        scores = answer_log_likelihoods(model, prompt, [rests[index] for index in chosen], prefix)
         if not torch.isfinite(scores).all():
             raise FloatingPointError(f"the model gives scores that are not finite in {model.dtype}")
         probabilities[chosen] = torch.softmax(scores, dim=-1).cpu().numpy()
     return probabilities, (time.perf_counter() - start) / len(texts)
 
 
-def answer_log_likelihoods(model, prompt: Prompt, encoded: list[list[int]]) -> torch.Tensor:
-    """log p(answer | prompt) in float32, shape (notes, kinds), for prompts of any lengths."""
-    device = next(model.parameters()).device
+def answer_log_likelihoods(model, prompt: Prompt, rests: list[list[int]], prefix) -> torch.Tensor:
+    """log p(answer | prompt) in float32, shape (notes, kinds), for notes of any lengths.
+
+    `rests` follow `prompt.before`, whose keys and values are in `prefix`, a batch of one.
+    """
     answers = list(prompt.answers.values())
     # The last token of an answer is only predicted, never read.
     branches = [answer[:-1] for answer in answers]
-    ids, mask, positions = _lay_out(encoded, branches, prompt.tokenizer.pad_token_id)
-    branch_length = sum(map(len, branches))
+    ids, mask, positions = _lay_out(rests, branches, len(prompt.before), prompt.tokenizer.pad_token_id)
+    cache = copy.deepcopy(prefix)  # the model appends to it
+    cache.batch_repeat_interleave(len(rests))
     output = model(
-        input_ids=ids.to(device),
-        attention_mask=_additive(mask, model.dtype).to(device),
-        position_ids=positions.to(device),
-        logits_to_keep=branch_length + 1,
-        use_cache=False,
+        input_ids=ids.to(model.device),
+        attention_mask=_additive(mask, model.dtype).to(model.device),
+        position_ids=positions.to(model.device),
+        past_key_values=cache,
+        logits_to_keep=sum(map(len, branches)) + 1,
     )
     log_p = torch.log_softmax(output.logits.float(), dim=-1)
     columns, offset = [], 1
@@ -60,31 +66,33 @@ def answer_log_likelihoods(model, prompt: Prompt, encoded: list[list[int]]) -> t
     return torch.stack(columns, dim=-1)
 
 
-def _lay_out(encoded: list[list[int]], branches: list[list[int]], pad: int) -> tuple[torch.Tensor, ...]:
-    """Token ids (B, T), what may be attended (B, T, T), positions (B, T): padding, prompt, branches."""
-    longest = max(map(len, encoded))
+def _lay_out(rests: list[list[int]], branches: list[list[int]], before: int, pad: int) -> tuple[torch.Tensor, ...]:
+    """Token ids (B, T), what may be attended (B, T, before + T), positions (B, T): padding, note, branches."""
+    longest = max(map(len, rests))
     total = longest + sum(map(len, branches))
-    ids = torch.full((len(encoded), total), pad)
-    positions = torch.zeros((len(encoded), total), dtype=torch.long)
-    # Padding attends to itself: a row without any allowed column gives NaN.
-    allowed = torch.eye(total, dtype=torch.bool).repeat(len(encoded), 1, 1)
-    for row, tokens in enumerate(encoded):
+    ids = torch.full((len(rests), total), pad)
+    positions = torch.zeros((len(rests), total), dtype=torch.long)
+    allowed = torch.zeros((len(rests), total, before + total), dtype=torch.bool)
+    # Everybody sees what is before; padding too, since a row without any allowed column gives NaN.
+    allowed[:, :, :before] = True
+    inside = allowed[:, :, before:]
+    for row, tokens in enumerate(rests):
         start = longest - len(tokens)
         ids[row, start:longest] = torch.tensor(tokens)
-        positions[row, start:longest] = torch.arange(len(tokens))
-        allowed[row, start:longest, start:longest] = torch.ones(len(tokens), len(tokens)).tril().bool()
+        positions[row, start:longest] = before + torch.arange(len(tokens))
+        inside[row, start:longest, start:longest] = torch.ones(len(tokens), len(tokens)).tril().bool()
         at = longest
         for branch in branches:
             end = at + len(branch)
             ids[row, at:end] = torch.tensor(branch, dtype=torch.long)
-            positions[row, at:end] = len(tokens) + torch.arange(len(branch))
-            allowed[row, at:end, start:longest] = True
-            allowed[row, at:end, at:end] = torch.ones(len(branch), len(branch)).tril().bool()
+            positions[row, at:end] = before + len(tokens) + torch.arange(len(branch))
+            inside[row, at:end, start:longest] = True
+            inside[row, at:end, at:end] = torch.ones(len(branch), len(branch)).tril().bool()
             at = end
     return ids, allowed, positions
 
 
 def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The 4-D mask (B, 1, T, T) that transformers hands to attention as it is: 0 or the lowest number."""
+    """The 4-D mask (B, 1, T, columns) that transformers hands to attention as it is: 0 or the lowest number."""
     blocked = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
     return blocked.unsqueeze(1)
