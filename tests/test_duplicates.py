@@ -4,7 +4,7 @@ import random
 
 import pandas as pd
 
-from onelap.duplicates import near_duplicates
+from onelap.duplicates import drop_duplicates, near_duplicates
 
 RAW = "moved the beans under glass last night, frost took half of the row outside anyway. next year wait for may"
 TIDY = (
@@ -40,6 +40,27 @@ def test_a_template_in_every_note_is_no_duplicate():
     words = ["beans", "glass", "paths", "frost", "bark", "tulip", "spade", "hedge", "slug", "wasp", "onion", "gate"]
     choices = [" ".join(random.Random(number).choices(words, k=12)) for number in range(60)]
     assert pairs_of(*[f"Weekly garden review, third allotment, north side: {choice}" for choice in choices]).empty
+
+
+def test_many_copies_of_one_text_hang_together():
+    copies = [f"{RAW} Copy number {number} of it." for number in range(80)]
+    pairs = pairs_of(OTHER, *copies)
+    assert set(pairs["id"]) | set(pairs["like"]) == {str(number) for number in range(1, 81)}
+
+
+def test_two_notes_about_one_web_address_are_not_alike():
+    address = "https://example.org/gardening/vegetables/beans/under-glass-in-early-spring"
+    assert pairs_of(f"{address} beans need warmth", f"sow in May, said Ruth: {address}").empty
+
+
+def test_the_same_but_for_case_and_punctuation_is_the_same_and_test_keeps_it():
+    texts = ["Buy milk, and bread today", "buy milk and bread today!", "e\u0301te\u0301", "\u00e9t\u00e9", "🎈", "🎉"]
+    notes = pd.DataFrame({"id": list("abcdef"), "text": texts, "kind": list("kkkkkk")})
+    kept, dropped = drop_duplicates(notes, remembered={})
+    assert list(kept["id"]) == ["a", "c", "e", "f"]
+    kept, dropped = drop_duplicates(notes, remembered={"a": "train", "b": "test"})
+    assert list(kept["id"]) == ["b", "c", "e", "f"]
+    assert dropped[["id", "same_as"]].values.tolist() == [["a", "b"], ["d", "c"]]
 
 
 def test_notes_too_short_to_compare():

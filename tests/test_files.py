@@ -1,13 +1,16 @@
 """A vault of hostile files, bytes and all: the reader names every one of them and never stops."""
 
+import json
 import os
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from onelap import UserError
-from onelap.files import Unreadable, decode, files_below
+from onelap.decoding import Unreadable, decode
+from onelap.files import files_below
 from onelap.notes import Fields, read_notes
 from tests.conftest import JAPANESE
 
@@ -22,18 +25,36 @@ ENGLISH = "The café’s “late” bus: £2, not £3."
         (JAPANESE + "👩‍🌾 שלום", "utf-8", "utf-8"),
         (ENGLISH, "utf-8-sig", "utf-8-sig"),
         (JAPANESE, "utf-16", "utf-16"),
-        (JAPANESE, "shift_jis", "cp932"),
-        ("会議は三時から", "shift_jis", "cp932"),
+        (JAPANESE, "shift_jis", "shift_jis"),
+        ("会議は三時から", "shift_jis", "shift_jis"),
         (JAPANESE, "euc_jp", "euc_jp"),
         ("会議は三時から", "euc_jp", "euc_jp"),
         (JAPANESE, "iso2022_jp", "iso2022_jp"),
         (ENGLISH, "cp1252", "cp1252"),
         ("café", "latin-1", "cp1252"),
         ("\x1b[31mred\x1b[0m", "ascii", "utf-8"),
+        ("・牛乳\n・卵\n・パン", "euc_jp", "euc_jp"),
+        ("今日はﾃﾞｰﾀを整理した ①", "cp932", "cp932"),
+        ("買う〜", "shift_jis", "shift_jis"),
+        ("# logrotateの", "euc_jp", "euc_jp"),
+        ("ﾃｽﾄ", "iso2022_jp_ext", "iso2022_jp_ext"),
+        ("It’s late.", "cp1252", "cp1252"),
+        ("Oven at 180° for 20 min, then 150°.", "cp1252", "cp1252"),
+        ("½ cup, £2", "cp1252", "cp1252"),
+        ("Ça va? Größe: 5 µm", "cp1252", "cp1252"),
+        ("no mark", "utf-16-le", "utf-16-le"),
+        ("no mark", "utf-16-be", "utf-16-be"),
     ],
 )
 def test_text_comes_back_whatever_it_was_written_in(text, encoding, told):
     assert decode(text.encode(encoding)) == (text, told)
+
+
+def test_one_bad_byte_does_not_lose_a_note():
+    data = bytearray(JAPANESE.encode("utf-8"))
+    data[30] = 0xFF
+    text, told = decode(bytes(data))
+    assert told.startswith("utf-8, ") and told.endswith("characters broken") and text.endswith(JAPANESE[20:])
 
 
 @pytest.mark.parametrize("data", [b"MZ\x90\x00\x03", b"a\x00b", bytes(range(256)), b"\xff\xfea"])
@@ -53,7 +74,11 @@ def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
     kinds = dict(reading.notes[["id", "kind"]].values)
     assert kinds["Lessons/filed.md"] == "lesson" and kinds["tagged.md"] == "decision"
     encodings = dict(reading.notes[["id", "encoding"]].values)
-    assert (encodings["日本/メモ.md"], encodings["bom.md"], encodings["wide.md"]) == ("cp932", "utf-8-sig", "utf-16")
+    assert (encodings["日本/メモ.md"], encodings["bom.md"], encodings["wide.md"]) == (
+        "shift_jis",
+        "utf-8-sig",
+        "utf-16",
+    )
     reasons = dict(reading.skipped[["where", "reason"]].values)
     expected = {
         "broken.md": "broken front matter, and no kind elsewhere",
@@ -101,6 +126,31 @@ def test_a_folder_that_cannot_be_opened_is_named(tmp_path):
     ]
 
 
+def is_json(value) -> bool:
+    """Whether JSON can carry it."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+names = some.sampled_from(["text", "source", "texture", "tags", "id", "x"])
+values = some.recursive(
+    some.one_of(
+        some.none(), some.booleans(), some.integers(), some.floats(), some.dates(),
+        some.sampled_from(["value", "#lesson", "[[None]]", "none of these", ""]), some.text(max_size=8),
+    ),
+    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+properties = some.builds(
+    lambda some_of_them, kind: some_of_them | kind,
+    some.dictionaries(names, values),
+    some.fixed_dictionaries(
+        {}, optional={"Kind": some.sampled_from(["Value", "#lesson", ["[[None]]"], None, True, ""])}
+    ),
+)
 anything = some.one_of(
     some.binary(max_size=200),
     some.text(max_size=200).map(lambda text: text.encode("utf-8")),
@@ -110,6 +160,16 @@ anything = some.one_of(
         some.text(max_size=60),
     ),
     some.text(alphabet="#[]|!`>-_: \nlesonvau/^*", max_size=120).map(str.encode),
+    # Front matter, rows and tables with structure, from the kinds of values that break naive readers.
+    some.builds(lambda head: f"---\n{yaml.safe_dump(head)}---\ntext".encode(), properties),
+    some.builds(
+        lambda rows: "\n".join(map(json.dumps, rows)).encode(),
+        some.lists(properties.filter(is_json), max_size=3),
+    ),
+    some.builds(
+        lambda cells: ("text,kind\n" + ",".join(cells)).encode(),
+        some.lists(some.sampled_from(["a", "value", "\n", '"', ";", ""]), max_size=9),
+    ),
 )
 
 
@@ -132,6 +192,9 @@ def test_generated_files_never_stop_the_reader_and_always_add_up(tmp_path_factor
     except UserError as error:  # a generated kind that is none of the five
         assert "expected the kinds" in str(error)
         return
+    told = set(reading.notes["id"]) | set(reading.skipped["where"])
+    for path in folder.iterdir():
+        assert any(where == path.name or where.startswith(f"{path.name} ") for where in told), f"{path.name} is nowhere"
     single = {path.name for path in folder.iterdir() if path.suffix in (".md", ".txt")}
     read = [where for where in reading.notes["id"] if where in single]
     passed = reading.skipped.loc[reading.skipped["where"].isin(single)]

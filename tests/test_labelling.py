@@ -61,9 +61,21 @@ def test_most_kinds_that_were_flipped_on_purpose_are_found():
     assert notes.loc[flipped, "id"].isin(first).sum() >= 14
 
 
-def test_too_few_kinds_to_review():
-    with pytest.raises(UserError, match="expected at least three kinds and two notes of each"):
-        most_suspicious_first(table(KNOWN))
+def test_two_kinds_and_a_lonely_third_can_be_reviewed():
+    wrong = [("iron melts and water boils at 7 degrees", "none"), ("the only one", "value")]
+    suspicious = most_suspicious_first(table([*KNOWN, *wrong]))
+    assert suspicious[["id", "suggestion"]].values.tolist() == [["n12", "knowledge"]]
+
+
+@pytest.mark.parametrize("rows", [KNOWN[:6], [("🎈", "none"), ("🎉 x", "none"), ("🚲", "value"), ("y", "value")]])
+def test_what_cannot_be_reviewed_is_said(rows):
+    with pytest.raises(UserError, match="expected two kinds or more with two notes of each"):
+        most_suspicious_first(table(rows))
+
+
+def test_emoji_alone_give_no_suggestion():
+    queue = most_useful_first(table([("🚲", "")]), table([("🎈", "none"), ("🎉", "value")]))
+    assert list(queue["suggestion"]) == [""]
 
 
 def press(keys: str, labelling: Labelling) -> None:
@@ -102,6 +114,20 @@ def test_one_key_a_note(vault):
 def test_undo_takes_back_a_label_and_a_skip_and_quitting_keeps_the_rest(vault):
     press("12uu1suq", Labelling(queue_of("a", "b", "c"), vault))
     assert labels(vault) == [{"id": "a.md", "kind": "knowledge"}]
+
+
+def test_more_kinds_than_digits_have_keys_too(vault):
+    kinds = [f"kind {number}" for number in range(12)]
+    with create_pipe_input() as terminal, create_app_session(input=terminal, output=DummyOutput()):
+        terminal.send_text("0B")
+        walk(Labelling(queue_of("a", "b"), vault), kinds)
+    assert [row["kind"] for row in labels(vault)] == ["kind 9", "kind 11"]
+
+
+def test_a_line_that_was_torn_off_is_ended_first(vault):
+    labels_path(vault).write_text('{"id": "z.md", "kind": "none"}', encoding="utf-8")
+    press("1q", Labelling(queue_of("a", "b"), vault))
+    assert [row["id"] for row in labels(vault)] == ["z.md", "a.md"]
 
 
 def test_labels_are_read_with_the_notes_and_the_rest_is_asked_again(vault):

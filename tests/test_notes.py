@@ -75,12 +75,61 @@ def test_a_kind_given_by_key_settles_tags_of_several_kinds(tmp_path):
     assert read_notes(tmp_path / "vault", Fields(KINDS)).notes[["id", "kind"]].values.tolist() == [["two.md", "value"]]
 
 
-@pytest.mark.parametrize("content", ['{"id": "a"}', "not json", "[1, 2]"])
+@pytest.mark.parametrize(
+    "content", ['{"id": "a"}', "not json", "[1, 2]", '{"id": "a.md", "kind": 5}', '{"id": ["a"], "kind": "value"}']
+)
 def test_a_damaged_labels_file_is_named(tmp_path, content):
     write(tmp_path, "vault/a.md", "#lesson text")
     write(tmp_path, "vault.labels.jsonl", content)
     with pytest.raises(UserError, match=r"vault\.labels\.jsonl: expected"):
         read_notes(tmp_path / "vault", Fields(KINDS))
+
+
+def test_labels_are_read_as_an_editor_may_have_left_them(tmp_path):
+    write(tmp_path, "vault/a.md", "text")
+    write(tmp_path, "vault.labels.jsonl", '\ufeff{"id": "a.md", "kind": " Lesson "}\r\n\r\n')
+    assert list(read_notes(tmp_path / "vault", Fields(KINDS)).notes["kind"]) == ["lesson"]
+
+
+def test_kinds_as_obsidian_and_other_systems_spell_them(tmp_path):
+    for name, head in (
+        ("link", 'kind: "[[Lesson]]"'), ("tag", 'Kind: "#lesson"'), ("dash", "KIND: design-decision"),
+        ("mac", "kind: 学ひ\u3099"), ("tags", "Tags: [work/lesson/2024]"),
+    ):  # fmt: skip
+        write(tmp_path, f"{name}.md", f"---\n{head}\nSource: '[[Diary]]'\n---\ntext {name}")
+    notes = read_notes(tmp_path, Fields((*KINDS, "学び"))).notes
+    assert dict(notes[["id", "kind"]].values) == {
+        "link.md": "lesson", "tag.md": "lesson", "dash.md": "design decision", "mac.md": "学び", "tags.md": "lesson",
+    }  # fmt: skip
+    assert set(notes["source"]) == {"Diary"}
+
+
+def test_rows_keep_their_ids_when_another_file_comes(tmp_path):
+    write(tmp_path, "b.jsonl", '{"id": 1, "text": "one", "kind": "lesson"}')
+    before = list(read_notes(tmp_path, Fields(KINDS)).notes["id"])
+    write(tmp_path, "a.jsonl", '{"id": 1, "text": "another", "kind": "value"}')
+    assert before == ["b.jsonl 1"] and set(before) < set(read_notes(tmp_path, Fields(KINDS)).notes["id"])
+
+
+def test_a_table_with_a_quote_that_is_never_closed_loses_one_row(tmp_path):
+    write(tmp_path, "t.csv", 'text,kind\n"unclosed,lesson\nb,lesson\n"two\nlines",value\n"c"d,lesson\nlast,none\n')
+    reading = read_notes(tmp_path, Fields(KINDS))
+    assert sorted(reading.notes["text"]) == ["b", "last", "two\nlines"]
+    assert list(reading.skipped["where"]) == ["t.csv line 2", "t.csv line 6"]
+
+
+@pytest.mark.parametrize("content", ["", " \n \n", "text,kind\n"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_file_without_rows_is_counted(tmp_path, name, content):
+    write(tmp_path, "good.md", "#lesson text")
+    write(tmp_path, name, content)
+    reading = read_notes(tmp_path, Fields(KINDS))
+    assert len(reading.skipped) == 1 and reading.skipped["where"][0].startswith(name)
+
+
+def test_half_an_emoji_in_any_field_is_survived(tmp_path):
+    path = write(tmp_path, "n.jsonl", '{"text": "x", "kind": "lesson", "source": "\\ud83d", "id": "\\ud83d"}')
+    assert len(read_notes(path, Fields(KINDS)).notes) == 1
 
 
 def test_front_matter_goes_before_a_tag_and_a_tag_before_the_folder(tmp_path):
@@ -98,15 +147,17 @@ def test_kinds_as_yaml_reads_them(tmp_path):
     assert dict(reading.notes[["id", "kind"]].values) == {"list.md": "lesson", "number.md": "3"}
     reasons = dict(reading.skipped[["where", "reason"]].values)
     assert reasons["boolean.md"].startswith("`kind` is False: expected the name of a kind, in quotes")
-    assert reasons["several.md"].startswith("`kind` is ['a', 'b']: expected the name of a kind")
+    assert reasons["several.md"].startswith("`kind` is a list: expected the name of a kind")
     assert reasons["blank.md"] == "no kind"
 
 
 def test_an_unknown_kind_stops_with_the_files_and_the_nearest(tmp_path):
-    for number in range(5):
+    for number in range(7):
         write(tmp_path, f"{number}.md", "---\nkind: Lessen\n---\ntext")
     write(tmp_path, "odd.md", "---\nkind: valeu\n---\ntext")
-    expected = r"`lessen` in 0.md, 1.md, 2.md and 2 more \(nearest: lesson\); `valeu` in odd.md \(nearest: value\)"
+    expected = (
+        r"`lessen` in 0.md, 1.md, 2.md, 3.md, 4.md and 2 more \(nearest: lesson\); `valeu` in odd.md \(nearest: value\)"
+    )
     with pytest.raises(UserError, match=expected):
         read_notes(tmp_path, Fields(KINDS))
 
@@ -161,7 +212,7 @@ def test_exact_duplicates_go_and_conflicts_are_told(tmp_path):
     rows = [("a", "same  text", "k"), ("b", "same text", "k"), ("c", "other", "k"), ("d", "same\ntext ", "l")]
     lines = [json.dumps({"id": identity, "text": text, "kind": kind}) for identity, text, kind in rows]
     path.write_text("\n".join(lines), encoding="utf-8")
-    kept, dropped = drop_duplicates(read_notes(path, Fields(("k", "l"))).notes)
+    kept, dropped = drop_duplicates(read_notes(path, Fields(("k", "l"))).notes, remembered={})
     assert list(kept["id"]) == ["a", "c"]
     assert dropped.to_dict(orient="records") == [
         {"id": "b", "same_as": "a", "same_kind": True},

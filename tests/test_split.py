@@ -25,7 +25,13 @@ def pair(first: int, second: int) -> pd.DataFrame:
 
 
 def parts_of(notes, **options):
-    arguments = {"pairs": NO_PAIRS, "shares": SHARES, "seed": 0, "remembered": {}} | options
+    arguments = {
+        "pairs": NO_PAIRS,
+        "shares": SHARES,
+        "seed": 0,
+        "remembered": {},
+        "by_source": grouped(notes),
+    } | options
     return split_notes(notes, **arguments)
 
 
@@ -163,15 +169,42 @@ def test_of_a_raw_note_and_its_new_tidied_copy_the_raw_one_is_tested():
 
 
 def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):
-    memory = Memory(tmp_path, tmp_path / "vault", SHARES, 0)
-    assert memory.read() == {}
-    table = pd.DataFrame({"id": ["a", "b", "c"], "part": ["train", "test", "set aside"]})
-    memory.add(table)
-    memory.add(pd.DataFrame({"id": ["d"], "part": ["validation"]}))
-    assert Memory(tmp_path, tmp_path / "vault", SHARES, 0).read() == {"a": "train", "b": "test", "d": "validation"}
-    assert Memory(tmp_path, tmp_path / "vault", SHARES, 1).read() == {}
-    memory.path.unlink()
-    assert memory.read() == {}, "deleting the file draws anew"
+    def memory(seed):
+        return Memory(tmp_path, tmp_path / "vault", SHARES, seed)
+
+    assert (memory(0).parts, memory(0).by_source) == ({}, None)
+    memory(0).add(pd.DataFrame({"id": ["a", "b", "c"], "part": ["train", "test", "set aside"]}), by_source=True)
+    memory(0).add(pd.DataFrame({"id": ["d"], "part": ["validation"]}), by_source=True)
+    assert memory(0).parts == {"a": "train", "b": "test", "d": "validation"} and memory(0).by_source
+    assert memory(1).parts == {}
+    memory(0).path.unlink()
+    assert memory(0).parts == {}, "deleting the file draws anew"
+
+
+def test_a_third_source_does_not_turn_a_split_by_note_into_one_by_source():
+    notes = renumbered(notes_of(2, 40))
+    before = parts_of(notes)
+    remembered = dict(before[["id", "part"]].values)
+    grown = renumbered(notes, notes_of(1, 10).assign(source="third"))
+    split = parts_of(grown, remembered=remembered, by_source=False)
+    assert {identity: part for identity, part in split[["id", "part"]].values if identity in remembered} == remembered
+
+
+def test_a_note_that_changed_its_source_is_set_aside_and_moves_no_other():
+    notes = notes_of(20, 6)
+    before = parts_of(notes)
+    remembered = dict(before[["id", "part"]].values)
+    moved = before.index[before["part"] == "test"][0]
+    notes.loc[moved, "source"] = before.loc[before["part"] == "train", "source"].iloc[0]
+    split = parts_of(notes, remembered=remembered)
+    assert dict(split[["id", "part"]].values) == remembered | {notes["id"][moved]: "set aside"}
+
+
+def test_a_source_is_the_same_however_it_is_written():
+    notes = notes_of(20, 6)
+    notes.loc[::2, "source"] = notes["source"][::2].str.upper() + " "
+    split = parts_of(notes)
+    assert split.groupby(split["source"].str.strip().str.lower())["part"].nunique().max() == 1
 
 
 def test_kinds_that_cannot_be_split_are_named():

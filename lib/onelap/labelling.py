@@ -21,6 +21,7 @@ from onelap.baselines import tfidf_features, tfidf_model
 from onelap.notes import labels_path
 from onelap.runs import write_text
 
+KEYS = "1234567890ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the kinds; lower-case letters do other things
 REVIEW_FOLDS = 20  # more find more wrong kinds: each note's model has seen nearly all others
 
 
@@ -32,7 +33,7 @@ def most_useful_first(unlabelled: pd.DataFrame, labelled: pd.DataFrame) -> pd.Da
     the cosine to the nearest labelled note in TF-IDF. Unsure: the margin between the two likeliest
     kinds (Settles 2009, Active Learning Literature Survey, section 3.1).
     """
-    if labelled["kind"].nunique() < 2 or unlabelled.empty:
+    if labelled["kind"].nunique() < 2 or unlabelled.empty or not _has_words(labelled):
         return unlabelled.assign(suggestion="", confidence=np.nan)
     model = tfidf_model().fit(labelled["text"], labelled["kind"])
     vectors = model[:-1].transform(unlabelled["text"])
@@ -53,9 +54,11 @@ def most_suspicious_first(notes: pd.DataFrame) -> pd.DataFrame:
     ("normalized margin" of confident learning, Northcutt et al. 2021, https://arxiv.org/abs/1911.00068).
     Ridge regression, because a few wrong kinds bend it less than logistic regression: docs/LOG.md.
     """
+    counts = notes["kind"].value_counts()
+    notes = notes[notes["kind"].map(counts) > 1]  # one alone cannot be predicted from others
+    if notes["kind"].nunique() < 2 or not _has_words(notes):
+        raise UserError("to review kinds, expected two kinds or more with two notes of each; label more notes first")
     folds = min(REVIEW_FOLDS, notes["kind"].value_counts().min())
-    if folds < 2 or notes["kind"].nunique() < 3:
-        raise UserError("to review kinds, expected at least three kinds and two notes of each; label more notes first")
     vectors = tfidf_features(in_notes=2).fit_transform(notes["text"])
     kinds = np.unique(notes["kind"])
     scores = cross_val_predict(
@@ -65,11 +68,17 @@ def most_suspicious_first(notes: pd.DataFrame) -> pd.DataFrame:
         cv=StratifiedKFold(folds, shuffle=True, random_state=0),
         method="decision_function",
     )
+    scores = np.stack([-scores, scores], axis=1) if len(kinds) == 2 else scores
     given = notes["kind"].to_numpy()[:, None] == kinds
     others = np.where(given, -np.inf, scores)
     margin = scores[given] - others.max(axis=1)
     found = notes.assign(suggestion=kinds[others.argmax(axis=1)], confidence=np.nan)
     return found.iloc[np.argsort(margin, kind="stable")[: (margin < 0).sum()]]
+
+
+def _has_words(notes: pd.DataFrame) -> bool:
+    """False where there is nothing but emoji and single letters, of which no model can be made."""
+    return notes["text"].str.contains(r"\w\w").any()
 
 
 class Labelling:
@@ -89,8 +98,9 @@ class Labelling:
 
     def label(self, kind: str) -> None:
         """Store the kind of the note at hand and go on."""
+        torn = self.file.exists() and self.file.read_bytes()[-1:] not in (b"", b"\n")
         with self.file.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps({"id": self.note["id"], "kind": kind}, ensure_ascii=False) + "\n")
+            file.write("\n" * torn + json.dumps({"id": self.note["id"], "kind": kind}, ensure_ascii=False) + "\n")
         self._go_on(labelled=True)
 
     def skip(self) -> None:
@@ -124,7 +134,8 @@ def walk(labelling: Labelling, kinds: list[str]) -> None:
         guess = f"{note['suggestion']}?{sure}" if note["suggestion"] else ""
         return f" {labelling.position + 1} of {len(labelling.queue)}   {note['id']}   {given}{guess}"
 
-    choices = "  ".join(f"{number} {kind}" for number, kind in enumerate(kinds, start=1))
+    keys_of_kinds = dict(zip(KEYS, kinds, strict=False))
+    choices = "  ".join(f"{key} {kind}" for key, kind in keys_of_kinds.items())
     foot = f" {choices}   Enter as suggested   s skip   u undo   q quit   ↑ ↓ PgUp PgDn scroll"
     application = Application(
         layout=Layout(
@@ -155,8 +166,8 @@ def walk(labelling: Labelling, kinds: list[str]) -> None:
                 action()
                 show()
 
-    for number, kind in enumerate(kinds[:9], start=1):
-        bind(str(number), lambda kind=kind: labelling.label(kind))
+    for key, kind in keys_of_kinds.items():
+        bind(key, lambda kind=kind: labelling.label(kind))
     bind("s", labelling.skip)
     bind("u", labelling.undo)
     bind("enter", lambda: labelling.note["suggestion"] and labelling.label(labelling.note["suggestion"]))

@@ -7,7 +7,6 @@ be read is listed with its reason, never dropped silently; nothing on disk is ch
 import csv
 import difflib
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -18,15 +17,16 @@ import pandas as pd
 import py3langid
 
 from onelap import UserError, find_path
-from onelap.files import MAX_BYTES, Unreadable, files_below, read_text
-from onelap.markup import kinds_of_tags, named_after, normalize, plain, split_front_matter, tags_of
-from onelap.runs import read_lines
+from onelap.decoding import Unreadable
+from onelap.files import MAX_BYTES, files_below, read_text
+from onelap.markup import kinds_of_tags, named_after, normalize, plain, single, split_front_matter, tags_of
 
 TEXT_SUFFIXES = {".md", ".markdown", ".txt"}
 LINES_SUFFIXES = {".jsonl", ".ndjson"}
 TABLE_SUFFIXES = {".csv"}
 FIELD_PARAMETERS = ("kinds", "text_field", "kind_field", "source_field", "texture_field", "textures")
 LABELS_SUFFIX = ".labels.jsonl"
+LISTED = 5  # files with an unknown kind that an error names, of each such kind
 MIN_NOTES_PER_KIND = 5  # one each for train, validation and test, and two to learn from
 
 
@@ -67,9 +67,9 @@ class Reading:
 
 def locate_notes(name: str) -> Path:
     """The notes' folder or file. Raises UserError where it is missing or of another type."""
-    path = find_path(name)
     if not name.strip():
         raise UserError("notes_path: expected a folder or a file, found nothing; is a shell variable unset?")
+    path = find_path(name)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in LINES_SUFFIXES | TABLE_SUFFIXES):
         return path
     if path.exists():
@@ -104,7 +104,8 @@ def read_all(path: Path, fields: Fields) -> Reading:
             skipped.append({"where": where, "count": count, "reason": result})
             continue
         result["id"] = _unique(result["id"], seen)
-        result["kind"] = labels.get(result["id"], result["kind"])
+        kind = labels.get(result["id"], result["kind"])
+        result["kind"] = named_after(kind, fields.kinds, plural=False) or kind
         result["text"], gone = plain(result["text"], fields.kinds, fields.kind)
         if not result["text"]:
             skipped.append({"where": where, "count": count, "reason": "no text beside what names its kind"})
@@ -126,6 +127,7 @@ def read_all(path: Path, fields: Fields) -> Reading:
 
 def labels_path(path: Path) -> Path:
     """The file beside the notes that holds the kinds given with `onelap label`."""
+    path = path.resolve() if path.name in ("", "..") else path
     return path.with_name(path.name + LABELS_SUFFIX)
 
 
@@ -134,10 +136,15 @@ def read_labels(path: Path) -> dict[str, str]:
     file = labels_path(path)
     if not file.exists():
         return {}
-    rows = read_lines(file)
-    if len(rows) and not {"id", "kind"} <= set(rows.columns):
-        raise UserError(f"{file}: expected lines of id and kind, found {', '.join(map(str, rows.columns))}")
-    return dict(rows[["id", "kind"]].values) if len(rows) else {}
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        rows = [json.loads(line) for line in lines if line.strip()]
+        sound = all(isinstance(row["id"], str) and isinstance(row["kind"], str) for row in rows)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: expected lines of id and kind, could not read them: {error!r}") from None
+    if not sound:
+        raise UserError(f"{file}: expected lines of id and kind, both of them text")
+    return {row["id"]: normalize(row["kind"]) for row in rows}
 
 
 def _names(parameter: str, text: str, at_least: int) -> tuple[str, ...]:
@@ -158,7 +165,7 @@ def _refuse_unknown_kinds(notes: pd.DataFrame, fields: Fields) -> None:
     problems = []
     for kind, ids in notes.loc[~notes["kind"].isin(fields.kinds)].groupby("kind")["id"]:
         near = difflib.get_close_matches(kind, fields.kinds, n=1, cutoff=0.0)
-        few = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+        few = ", ".join(ids[:LISTED]) + (f" and {len(ids) - LISTED} more" if len(ids) > LISTED else "")
         problems.append(f"`{kind}` in {few} (nearest: {near[0]})")
     if problems:
         raise UserError(
@@ -248,81 +255,90 @@ def _inside(path: Path, prefix: str, said: dict[str, str], fields: Fields) -> It
         yield prefix.strip() or path.name, 1, str(reason)
         return
     rows = _table_rows(content) if path.suffix.lower() in TABLE_SUFFIXES else _json_rows(content)
-    for number, values in rows:
+    found = 0
+    for number, count, values in rows:
+        found += count
         where = f"{prefix}line {number}"
         if isinstance(values, dict):
             # A row without an id is known by its text, wherever it moves in the file.
             by_text = "row " + hashlib.sha256(str(values.get(fields.text)).encode(errors="replace")).hexdigest()[:12]
-            yield where, 1, _note(str(values.get("id") or prefix + by_text), values, said, encoding, fields)
+            yield where, count, _note(prefix + (single(values.get("id")) or by_text), values, said, encoding, fields)
         else:
-            yield where, 1, values
+            yield where, count, values
+    if not found:
+        yield prefix.strip() or path.name, 1, "no rows"
 
 
-def _json_rows(content: str) -> Iterator[tuple[int, dict | str]]:
+def _json_rows(content: str) -> Iterator[tuple[int, int, dict | str]]:
+    """(line, rows, values or reason)."""
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
-            yield number, "not JSON"
+            yield number, 1, "not JSON"
             continue
-        yield number, values if isinstance(values, dict) else "not a JSON object"
+        yield number, 1, values if isinstance(values, dict) else "not a JSON object"
 
 
-def _table_rows(content: str) -> Iterator[tuple[int, dict | str]]:
-    """Rows below a header; commas, semicolons or tabs, whichever the header has most of."""
+def _table_rows(content: str) -> Iterator[tuple[int, int, dict | str]]:
+    """(line, rows, values or reason) below a header; commas, semicolons or tabs, whichever the header has most of."""
     csv.field_size_limit(MAX_BYTES)
-    header = content.partition("\n")[0]
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=header.count))
-    names = next(reader, [])
-    while True:
+    lines = content.split("\n")
+    delimiter = max(",;\t", key=lines[0].count)
+    names, at = next(csv.reader(lines[:1], delimiter=delimiter), []), 1
+    while at < len(lines):
+        # Strict, so that a quote that is never closed is an error in its row, not the end of the table.
+        reader = csv.reader((line + "\n" for line in lines[at:]), delimiter=delimiter, strict=True)
+        read = 0
         try:
-            row = next(reader)
-        except StopIteration:
+            for row in reader:
+                read = reader.line_num
+                if len(row) == len(names):
+                    yield at + read, 1, dict(zip(names, row, strict=True))
+                elif row:
+                    yield at + read, 1, f"{len(row)} columns under a header of {len(names)}"
             return
         except csv.Error as error:
-            yield reader.line_num, f"broken row: {error}"
-            continue
-        if len(row) == len(names):
-            yield reader.line_num, dict(zip(names, row, strict=True))
-        elif row:
-            yield reader.line_num, f"{len(row)} columns under a header of {len(names)}"
+            at += read + 1
+            yield at, 1, f"broken row: {error}"
 
 
 def _note(identity: str, values: dict, said: dict[str, str], encoding: str, fields: Fields) -> dict | str:
     """The note, or the reason why these values are none; what they leave blank is taken from `said`."""
-    text, kind = values.get(fields.text), values.get(fields.kind)
+    text, kind = _value(values, fields.text), _value(values, fields.kind)
     if not isinstance(text, str) or not text.strip():
         return "no text" if fields.text in values else f"no field `{fields.text}`"
     if len(text) > MAX_BYTES:
         return "over 1 MB"
     if "\x00" in text or not _is_unicode(text):
         return "text with NUL or half characters"
-    if isinstance(kind, list) and len(kind) == 1:
-        (kind,) = kind
-    tagged = []
-    if _blank(kind):
+    named, tagged = single(kind), []
+    if named is None:
+        shown = f"a {type(kind).__name__}" if isinstance(kind, list | dict) else repr(kind)[:20]
+        return f"`{fields.kind}` is {shown}: expected the name of a kind, in quotes where YAML reads it otherwise"
+    if not named:
         tagged = sorted(kinds_of_tags(tags_of(values, text), fields.kinds))
-        kind = said.get(fields.kind, "") if not tagged else tagged[0] if len(tagged) == 1 else ""
-    if isinstance(kind, bool) or not isinstance(kind, str | int):
-        return f"`{fields.kind}` is {kind!r}: expected the name of a kind, in quotes where YAML reads it otherwise"
-    source, texture = (
-        said.get(field, "") if _blank(values.get(field)) else values[field] for field in (fields.source, fields.texture)
-    )
+        named = said.get(fields.kind, "") if not tagged else tagged[0] if len(tagged) == 1 else ""
     return {
         "id": identity,
         "text": text,
-        "kind": normalize(kind),
-        "source": str(source),
-        "texture": normalize(texture),
+        "kind": normalize(named),
+        "source": single(_value(values, fields.source)) or said.get(fields.source, ""),
+        "texture": normalize(single(_value(values, fields.texture)) or said.get(fields.texture, "")),
         "encoding": encoding,
         "why_no_kind": f"tags of several kinds: {', '.join(tagged)}" if tagged else "no kind",
     }
 
 
-def _blank(value: object) -> bool:
-    return value is None or value in ("", [])
+def _value(values: dict, field: str) -> object:
+    """The field's value, whatever the case of its name."""
+    if field in values:
+        return values[field]
+    return next(
+        (value for name, value in values.items() if isinstance(name, str) and name.lower() == field.lower()), None
+    )
 
 
 def _is_unicode(text: str) -> bool:

@@ -19,6 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onelap import UserError
+from onelap.markup import normalize
 from onelap.runs import PARTS, read_json, write_json
 
 MIN_SOURCES = 3  # one for each part
@@ -40,16 +41,18 @@ class Memory:
         digest = hashlib.sha256(json.dumps(self.drawn_for, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{notes_path.stem}_{digest[:10]}.json"
 
-    def read(self) -> dict[str, str]:
+        memory = read_json(self.path) if self.path.exists() else {"parts": {}, "by_source": None}
+        self.parts: dict[str, str] = memory["parts"]
         """{id of a note: its part}; empty before the first split."""
-        return read_json(self.path)["parts"] if self.path.exists() else {}
+        self.by_source: bool | None = memory["by_source"]
+        """Whether the notes were split by source; None before the first split."""
 
-    def add(self, notes: pd.DataFrame) -> None:
+    def add(self, notes: pd.DataFrame, by_source: bool) -> None:
         """Remember the column `part`; what was set aside is decided again next time."""
         kept = notes[notes["part"] != SET_ASIDE]
-        write_json(
-            self.path, self.drawn_for | {"parts": self.read() | dict(zip(kept["id"], kept["part"], strict=True))}
-        )
+        self.parts |= dict(zip(kept["id"], kept["part"], strict=True))
+        self.by_source = by_source
+        write_json(self.path, self.drawn_for | {"by_source": by_source, "parts": self.parts})
 
 
 def split_notes(
@@ -58,30 +61,31 @@ def split_notes(
     shares: dict[str, float],
     seed: int,
     remembered: dict[str, str],
+    by_source: bool,
     preferred: str = "",
 ) -> pd.DataFrame:
     """Add the columns `group` and `part` (train, validation, test or set aside) to `notes`.
 
     `pairs` are near-duplicates, by position in `notes`; `shares` those of validation and test among
     all notes; `remembered` the parts of notes that were split before; `preferred` the texture that
-    test prefers. A note without a source is its own group, and so is every note where fewer than
-    `MIN_SOURCES` sources are known. Groups that share a near-duplicate go together. Where they
-    cannot (they would be more than `LARGEST_JOINED`, or the memory has them apart), one copy is set
-    aside: the new one, or else the one in train, or else in validation. Of two copies in test, of
+    test prefers. A note without a source is its own group, and so is every note unless `by_source`.
+    Groups that share a near-duplicate go together. Where they cannot (they would be more than
+    `LARGEST_JOINED`, or the memory has them apart), one copy is set aside: the new one, or else the
+    one in train, or else in validation. A note that changed its source is set aside where the
+    other notes of that source are in another part. Of two copies in test, of
     which one is of the preferred texture, the other is set aside if it is new: the same thought is
     tested once. Raises UserError where a part would be empty or a kind not be trained at all.
     """
-    known = (notes["source"] != "") & grouped(notes)
-    group, names = pd.factorize(("source " + notes["source"]).where(known, "note " + notes["id"]))
+    known = (notes["source"] != "") & by_source
+    group, names = pd.factorize(("source " + notes["source"].map(normalize)).where(known, "note " + notes["id"]))
     linked = coo_array((np.ones(len(pairs)), (group[pairs["first"]], group[pairs["second"]])), shape=[len(names)] * 2)
     joined = connected_components(linked, directed=False)[1][group]
     too_large = np.bincount(joined)[joined] > LARGEST_JOINED * len(notes)
     joined = np.unique(np.where(too_large, len(names) + group, joined), return_inverse=True)[1]
 
     rank = notes["id"].map(remembered).map(PARTS.index, na_action="ignore")  # test is the last and the most protected
-    rank_of_group = rank.groupby(group).max().reindex(range(len(names)))
-    rank_of_joined = rank.groupby(joined).max()
-    placed = pd.Series(rank_of_group.to_numpy()[group]).fillna(pd.Series(joined).map(rank_of_joined))
+    by_group = pd.Series(_usual_rank(rank, group, len(names))[group])
+    placed = by_group.fillna(by_group.groupby(joined).transform("max"))
     like_test = (notes["texture"] == preferred) & (preferred != "")
     placed = placed.fillna(_place(notes["kind"], like_test, joined, placed, shares, seed)).astype(int).to_numpy()
 
@@ -94,9 +98,19 @@ def split_notes(
         missing = f"no note of the kind {', '.join(untrained)} for train" if untrained else f"none for {empty[0]}"
         raise UserError(
             f"expected sources enough for train, validation and test, found {notes['source'].nunique()} of which "
-            f"{missing} is left; add notes from other sources, or name another source_field"
+            f"{missing} is left; add notes from other sources, name another source_field, or delete the split's file "
+            "in split_dir to draw anew"
         )
     return notes.assign(group=joined, part=part)
+
+
+def _usual_rank(rank: pd.Series, group: np.ndarray, groups: int) -> np.ndarray:
+    """(groups,) where most of a group's notes are, the more protected of equals; NaN for a new group."""
+    counts = np.zeros((groups, len(PARTS)))
+    old = rank.notna().to_numpy()
+    np.add.at(counts, (group[old], rank[old].astype(int)), 1)
+    usual = len(PARTS) - 1 - counts[:, ::-1].argmax(axis=1)
+    return np.where(counts.any(axis=1), usual, np.nan)
 
 
 def _copies(pairs: pd.DataFrame, placed: np.ndarray, new: np.ndarray, like_test: pd.Series) -> np.ndarray:
@@ -116,7 +130,7 @@ def _copies(pairs: pd.DataFrame, placed: np.ndarray, new: np.ndarray, like_test:
 
 def grouped(notes: pd.DataFrame) -> bool:
     """Whether there are enough sources to keep each on one side."""
-    return notes.loc[notes["source"] != "", "source"].nunique() >= MIN_SOURCES
+    return notes.loc[notes["source"] != "", "source"].map(normalize).nunique() >= MIN_SOURCES
 
 
 def _place(
