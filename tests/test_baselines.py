@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from onelap.baselines import majority, markup_model, out_of_fold, tfidf, tfidf_model
+from onelap.baselines import embeddings_model, learn, majority_model, markup_model, out_of_fold, tfidf_model
 
 KINDS = ["knowledge", "none"]
 
 
 def test_majority_gives_the_shares_of_the_training_notes():
     train = pd.DataFrame({"text": ["a", "b", "c", "d"], "kind": ["none", "none", "none", "knowledge"]})
-    np.testing.assert_allclose(majority(train, ["x", "y"], KINDS), [[0.25, 0.75], [0.25, 0.75]])
+    probabilities, _ = learn(majority_model(), train, pd.Series(["x", "y"]), KINDS)
+    np.testing.assert_allclose(probabilities, [[0.25, 0.75], [0.25, 0.75]])
 
 
 @pytest.mark.parametrize(
@@ -23,13 +24,13 @@ def test_majority_gives_the_shares_of_the_training_notes():
 )
 def test_tfidf_learns_from_four_notes_of_any_script(knowledge, none):
     train = pd.DataFrame({"text": knowledge + none, "kind": ["knowledge"] * 2 + ["none"] * 2})
-    probabilities, seconds = tfidf(train, knowledge + none, KINDS)
+    probabilities, seconds = learn(tfidf_model(), train, pd.Series(knowledge + none), KINDS)
     assert list(probabilities.argmax(axis=1)) == [0, 0, 1, 1] and seconds > 0
 
 
 def test_a_kind_that_was_not_trained_gets_probability_zero():
     train = pd.DataFrame({"text": ["water boils", "buy milk"], "kind": KINDS})
-    probabilities, _ = tfidf(train, ["buy tea"], [*KINDS, "value"])
+    probabilities, _ = learn(tfidf_model(), train, pd.Series(["buy tea"]), [*KINDS, "value"])
     assert probabilities.shape == (1, 3) and probabilities[0, 2] == 0
 
 
@@ -59,3 +60,16 @@ def test_out_of_fold_predictions_never_saw_the_group():
     notes = pd.DataFrame(rows)
     assert (out_of_fold(tfidf_model(), notes, None).idxmax(axis=1) == notes["kind"]).all()
     assert (out_of_fold(tfidf_model(), notes, notes["group"]).idxmax(axis=1) == notes["kind"]).mean() < 0.8
+
+
+def test_embeddings_come_from_a_folder_on_this_machine(toy_base):
+    """The toy base stands in for a sentence-embedding model: any encoder's folder will do."""
+    train = pd.DataFrame(
+        {
+            "text": ["milk milk milk", "milk milk", "kettle kettle", "kettle"],
+            "kind": ["none", "none", *["knowledge"] * 2],
+        }
+    )
+    texts = pd.Series(["milk milk milk milk", "kettle kettle kettle"])
+    probabilities, seconds = learn(embeddings_model(str(toy_base)), train, texts, KINDS)
+    assert list(probabilities.argmax(axis=1)) == [1, 0] and seconds > 0

@@ -1,12 +1,10 @@
-"""Corrections after training."""
-
-import json
+"""Corrections after training, and how sure is sure enough."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from onelap.calibration import against_skew
+from onelap.calibration import Calibration, against_skew, fit, without_label_bias
 
 KINDS = ["common", "rare"]
 TRAINED_ON = pd.Series(["common"] * 8 + ["rare"] * 2)
@@ -23,7 +21,41 @@ def test_certainty_stays_certain():
     assert against_skew(TRAINED_ON, KINDS, 0.5).apply(np.array([[1.0, 0.0]])).tolist() == [[1.0, 0.0]]
 
 
+def test_label_bias_goes_and_what_is_known_of_a_note_stays():
+    """A model that says "common" to everything, a little less to the second note."""
+    said = np.array([[0.9999, 0.0001]] * 4 + [[0.99, 0.01]])
+    unbiased = without_label_bias(said, TRAINED_ON, KINDS).apply(said)
+    assert list(unbiased.argmax(axis=1)) == [0, 0, 0, 0, 1]
+    assert unbiased.mean(axis=0) == pytest.approx([0.8, 0.2], abs=1e-3)
+
+
+def test_the_temperature_of_a_model_that_is_twice_as_sure_as_it_may_be():
+    rng = np.random.default_rng(0)
+    honest = rng.uniform(0.02, 0.98, 4000)
+    truth = pd.Series(np.where(rng.random(4000) < honest, "common", "rare"))
+    logits = np.stack([np.log(honest), np.log(1 - honest)], axis=1)
+    too_sure = np.exp(2 * logits) / np.exp(2 * logits).sum(axis=1, keepdims=True)
+    fitted = fit(Calibration(dict.fromkeys(KINDS, 0.0)), too_sure, truth, target=0.9)
+    assert fitted.temperature == pytest.approx(2.0, rel=0.1)
+    assert fitted.apply(too_sure)[:, 0] == pytest.approx(honest, abs=0.05)
+
+
+def test_the_threshold_keeps_most_notes_at_the_target_accuracy():
+    confidence = np.linspace(0.99, 0.6, 40)
+    truth = pd.Series(["common"] * 30 + ["rare"] * 10)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    fitted = fit(Calibration(dict.fromkeys(KINDS, 0.0)), probabilities, truth, target=0.9)
+    sure = fitted.apply(probabilities).max(axis=1) >= fitted.threshold
+    assert sure.sum() == 33, "30 right and 3 wrong are 91 %, one more wrong would be 88 %"
+
+
+def test_there_may_be_no_threshold_for_a_target():
+    probabilities = np.tile([0.7, 0.3], (40, 1))
+    truth = pd.Series(["common", "rare"] * 20)
+    assert fit(Calibration(dict.fromkeys(KINDS, 0.0)), probabilities, truth, target=0.9).threshold is None
+
+
 def test_it_is_kept_with_the_adapter(tmp_path):
-    against_skew(TRAINED_ON, KINDS, 0.5).save(tmp_path)
-    offsets = json.loads((tmp_path / "calibration.json").read_text(encoding="utf-8"))["offsets"]
-    assert offsets["rare"] - offsets["common"] == pytest.approx(np.log(4) / 2)
+    calibration = Calibration({"common": 0.1, "rare": 0.2}, 1.5, 0.8)
+    calibration.save(tmp_path)
+    assert Calibration.load(tmp_path) == calibration

@@ -6,7 +6,18 @@ import pytest
 from scipy import stats
 
 from onelap import UserError
-from onelap.evaluation import calibration_error, compare, detectable_gain, measure, predictions_table, rate, state
+from onelap.evaluation import (
+    assess,
+    best_on_validation,
+    calibration_error,
+    compare,
+    compare_by_kind,
+    detectable_gain,
+    measure,
+    predictions_table,
+    rate,
+    state,
+)
 
 KINDS = ["a", "b", "c"]
 
@@ -94,7 +105,51 @@ def test_identical_arms_cannot_be_told_apart():
     same = arm("abcabc", "abcbca")
     pair = compare("x", same, "y", same, sources_of(6, 1))
     assert (pair["gained"], pair["lost"], pair["mcnemar_p"]) == (0, 0, 1.0)
-    assert pair["verdict"] == "cannot_tell"
+    assert pair["verdict"] == "cannot_tell" and pair["more_notes"] is None
+
+
+def test_as_many_more_notes_as_it_says_would_tell():
+    """The same difference on so many more notes: found in about four of five draws."""
+    rng = np.random.default_rng(0)
+    truth = "a" * 100
+    few = compare(
+        "x", arm(truth, "a" * 60 + "b" * 40), "y", arm(truth, "b" * 15 + "a" * 75 + "b" * 10), sources_of(100, 1)
+    )
+    assert (few["gained"], few["lost"], few["verdict"]) == (30, 15, "better")
+    less = compare(
+        "x", arm(truth, "a" * 60 + "b" * 40), "y", arm(truth, "b" * 22 + "a" * 68 + "b" * 10), sources_of(100, 1)
+    )
+    assert (less["gained"], less["lost"], less["verdict"]) == (30, 22, "cannot_tell")
+    n = 100 + less["more_notes"]
+    change = rng.choice([1, 0, -1], p=[0.30, 0.48, 0.22], size=(2000, n))
+    gained, lost = (change == 1).sum(axis=1), (change == -1).sum(axis=1)
+    found = np.mean([stats.binomtest(g, g + k).pvalue < 0.05 for g, k in zip(gained, lost, strict=True)])
+    assert found == pytest.approx(0.8, abs=0.08)
+
+
+def test_a_kind_with_too_few_notes_or_none_gets_no_verdict():
+    truth = "a" * 40 + "b" * 8
+    by_kind = compare_by_kind("x", arm(truth, "b" * 48), "y", arm(truth, truth), sources_of(48))
+    assert by_kind["a"]["verdict"] == "better" and by_kind["b"] is None and "c" not in by_kind
+
+
+def test_no_answer_is_a_wrong_answer_and_no_kind_of_its_own():
+    notes = pd.DataFrame({"id": ["0", "1"], "kind": ["a", "b"]})
+    silent = predictions_table(notes, np.array([[1.0, 0, 0], [0, 0, 0]]), KINDS, 0.1)
+    assert list(silent["predicted"]) == ["a", ""]
+    metrics = measure(silent, sources_of(2, 1), KINDS)
+    assert metrics["accuracy"]["value"] == 0.5 and metrics["macro_f1"]["value"] == pytest.approx(0.5)
+
+
+def test_choices_between_arms_are_made_on_validation_notes():
+    notes = pd.DataFrame({"id": ["x", "y"], "kind": ["a", "a"], "source": ["s", "t"]})
+    right, wrong = [[1.0, 0, 0]] * 2, [[0, 1.0, 0]] * 2
+    metrics = {
+        arm: assess(notes, notes, np.array(probabilities), 0.1, KINDS)[1]
+        for arm, probabilities in (("lucky", wrong + right), ("chosen", right + wrong))
+    }
+    assert metrics["lucky"]["accuracy"]["value"] == 1.0
+    assert best_on_validation(metrics, ["absent", "lucky", "chosen"]) == "chosen"
 
 
 def test_arms_on_different_notes_are_refused():
@@ -105,12 +160,16 @@ def test_arms_on_different_notes_are_refused():
 def test_the_sentence_may_say_that_qlora_lost():
     def pair(a, b, value, verdict):
         difference = {"value": value, "low": value - 0.1, "high": value + 0.1}
-        return {"a": a, "b": b, "n": 88, "difference": difference, "verdict": verdict}
+        return {"a": a, "b": b, "n": 88, "difference": difference, "verdict": verdict, "more_notes": 1234}
 
-    pairs = [pair("base", "qlora", 0.55, "better"), pair("tfidf", "qlora", -0.2, "worse")]
-    assert state({"base": 0.21, "qlora": 0.76, "tfidf": 0.82}, pairs) == (
+    tuned, cheap = pair("base", "qlora", 0.55, "better"), pair("tfidf", "qlora", -0.2, "worse")
+    accuracy = {"base": 0.21, "qlora": 0.76, "tfidf": 0.82}
+    assert state(accuracy, tuned, cheap) == (
         "base 21 % → qlora 76 % on 88 frozen test notes (+55 points, 95 % interval 45 to 65): "
         "fine-tuning helped; tfidf 82 %: QLoRA lost to it"
+    )
+    assert state(accuracy, tuned, cheap | {"verdict": "cannot_tell"}).endswith(
+        "tfidf 82 %: cannot tell it from QLoRA (about 1,200 more test notes would)"
     )
 
 

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 from onelap import PROJECT
+from onelap.evaluation import UNTUNED
 from onelap.parameters import NOTEBOOKS
 
 STEMS = [path.stem for path in NOTEBOOKS]
 ARM_FILES = {"metrics.json", "predictions.jsonl"}
+ARMS = ["majority", "markup", "tfidf", *UNTUNED, "qlora"]
 
 
 @pytest.fixture
@@ -36,8 +38,9 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
         "comparison.json",
         *(f"{stem}.ipynb" for stem in STEMS),
         *(f"dataset/{part}" for part in ("train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json")),
-        *(f"arms/{arm}/{file}" for arm in ("majority", "tfidf", "base", "qlora") for file in ARM_FILES),
+        *(f"arms/{arm}/{file}" for arm in ARMS for file in ARM_FILES),
         "training/log.jsonl",
+        "training/probe.json",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "adapter/calibration.json",
@@ -58,7 +61,8 @@ def check_record(folder):
     assert record["status"] == "done"
     assert list(record["notebooks"]) == STEMS
     assert {notebook["status"] for notebook in record["notebooks"].values()} == {"done"}
-    assert set(record["hashes"]) == {"data", "base", "adapter"}
+    assert set(record["hashes"]) == {"data", "split", "base", "adapter", "prompts"}
+    assert set(record["hashes"]["prompts"]) == {"base", "base_few_shot", "qlora"}
     assert record["versions"]["torch"].startswith("2.13.0")
     assert record["actual"]["seconds"] > 0 and record["actual"]["peak_memory_gb"] > 0
 
@@ -90,7 +94,7 @@ def test_too_few_notes_end_in_one_line_after_the_inventory(onelap, toy_params, h
 
 def check_arms(folder, comparison):
     test = pd.read_json(folder / "dataset/test.jsonl", lines=True)
-    for arm in ("majority", "tfidf", "base", "qlora"):
+    for arm in ARMS:
         lines = (folder / f"arms/{arm}/predictions.jsonl").read_text(encoding="utf-8").splitlines()
         predictions = [json.loads(line) for line in lines]
         assert [prediction["id"] for prediction in predictions] == list(test["id"])
@@ -102,6 +106,11 @@ def check_arms(folder, comparison):
         assert comparison["arms"][arm]["accuracy"]["value"] == pytest.approx(right / len(test))
     assert set(comparison["by_texture"]) >= {"raw"}
     assert sum(by_arm["qlora"]["n"] for by_arm in comparison["by_texture"].values()) <= len(test)
+    assert comparison["verdict"] in ("better", "worse", "cannot_tell")
+    assert [(pair["a"], pair["b"]) for pair in comparison["pairs"][:2]] == [
+        (comparison["before"], "qlora"),
+        (comparison["rival"], "qlora"),
+    ]
     # The toy kinds have words of their own: whoever reads the notes at all finds them.
     assert comparison["arms"]["tfidf"]["accuracy"]["value"] > 0.9
 

@@ -44,7 +44,7 @@ def built(toy_base, tmp_path):
     prompt = build_prompt(load_tokenizer(toy_base), KINDS, 160)
     precision = choose_precision()
     model = add_lora(load_base(toy_base, precision), RECIPE)
-    return build_trainer(model, prompt, precision, RECIPE, run), prompt, run
+    return build_trainer(model, prompt, precision, RECIPE, run, run.training_path), prompt, run
 
 
 def batch_of(trainer):
@@ -128,12 +128,12 @@ def test_a_model_that_overflows_is_an_error_and_not_a_result(built):
     with pytest.raises(FloatingPointError, match="scores that are not finite"):
         score(trainer.model, prompt, ["some note"], batch_size=1)
     with pytest.raises(FloatingPointError, match="the loss is not finite at step 1"):
-        train(trainer, run)
+        train(trainer, run.adapter_path)
 
 
 def test_training_learns_and_the_saved_adapter_gives_the_same_probabilities(built, toy_base):
     trainer, prompt, run = built
-    log = train(trainer, run)
+    log = train(trainer, run.adapter_path)
     steps = log.dropna(subset=["loss"])
     assert list(steps["step"]) == [1, 2, 3]
     assert {"learning_rate", "step_seconds", "memory_gb", "gradient_norm"} <= set(log.columns)

@@ -1,4 +1,4 @@
-"""The contenders that need no language model: majority, length and markup, TF-IDF.
+"""The contenders that need no training of a language model: majority, length and markup, TF-IDF, embeddings.
 
 Probabilities are of shape (notes, kinds), columns in the order of `kinds`.
 """
@@ -7,11 +7,14 @@ import time
 
 import numpy as np
 import pandas as pd
+from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler, normalize
+
+from onelap.models import locate_base
 
 MARKUP = {
     "lines": r"\n",
@@ -32,10 +35,9 @@ MARKUP = {
 """What is counted in a text, by a pattern each; the wording is never looked at."""
 
 
-def majority(train: pd.DataFrame, texts: list[str], kinds: list[str]) -> np.ndarray:
+def majority_model() -> DummyClassifier:
     """The kinds' shares among the training notes, the same for every note."""
-    shares = train["kind"].value_counts(normalize=True).reindex(kinds, fill_value=0.0)
-    return np.tile(shares.to_numpy(), (len(texts), 1))
+    return DummyClassifier(strategy="prior")
 
 
 def tfidf_features(in_notes: int = 1) -> FeatureUnion:
@@ -66,13 +68,38 @@ def _markup_of(texts: pd.Series) -> np.ndarray:
     return np.log1p(np.stack(counts, axis=1))
 
 
-def tfidf(train: pd.DataFrame, texts: list[str], kinds: list[str]) -> tuple[np.ndarray, float]:
-    """TF-IDF trained on `train`; returns (probabilities, seconds a note to score)."""
-    model = tfidf_model().fit(train["text"], train["kind"])
+def learn(
+    model: Pipeline | DummyClassifier, train: pd.DataFrame, texts: pd.Series, kinds: list[str]
+) -> tuple[np.ndarray, float]:
+    """Train on `train`, score `texts`: (probabilities, seconds a note to score)."""
+    model.fit(train["text"], train["kind"])
     start = time.perf_counter()
     scored = pd.DataFrame(model.predict_proba(texts), columns=model.classes_)
     seconds = (time.perf_counter() - start) / len(texts)
     return scored.reindex(columns=kinds, fill_value=0.0).to_numpy(), seconds
+
+
+def embeddings_model(folder: str) -> Pipeline:
+    """Logistic regression on a sentence-embedding model's vectors; a Hugging Face folder on this machine.
+
+    The mean of the last layer over a text's tokens, at most 512, of length one: what most
+    such models are trained for. Raises UserError where the folder is no model.
+    """
+    base = locate_base(folder)
+
+    def vectors(texts: pd.Series) -> np.ndarray:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModel.from_pretrained(base, dtype="float32").eval()
+        found = []
+        for text in texts:
+            read = tokenizer(text, truncation=True, max_length=512, return_tensors="pt")
+            with torch.no_grad():
+                found.append(model(**read).last_hidden_state[0].mean(dim=0).numpy())
+        return normalize(np.stack(found))
+
+    return make_pipeline(FunctionTransformer(vectors), _classifier(10.0))
 
 
 def out_of_fold(model: Pipeline, notes: pd.DataFrame, groups: pd.Series | None) -> pd.DataFrame:

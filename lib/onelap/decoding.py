@@ -2,7 +2,7 @@
 
 A byte-order mark decides, then ISO-2022-JP's escapes, then UTF-8 if it is valid. Only what is
 none of these is guessed, among Shift_JIS, EUC-JP and Windows-1252, by what the characters would
-be: charset_normalizer refused or misread one short or listed note in five (docs/LOG.md).
+be: charset_normalizer refused or misread one note in ten (docs/LOG.md).
 """
 
 import codecs

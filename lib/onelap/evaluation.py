@@ -15,6 +15,8 @@ from sklearn.metrics import f1_score
 
 from onelap import UserError
 
+CHEAP = ["majority", "markup", "tfidf", "embeddings"]
+UNTUNED = ["base", "base_unbiased", "base_few_shot", "base_few_shot_unbiased"]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 ECE_BINS = 10
@@ -26,14 +28,15 @@ DIFFERING = 1 / 3  # share of the notes on which two arms differ; a base and its
 def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: list[str], seconds: float):
     """The rows of `predictions.jsonl`: `id, kind, predicted, probabilities, seconds`.
 
-    probabilities: (notes, kinds) in the order of `kinds`; seconds: time a note, the same for all.
+    probabilities: (notes, kinds) in the order of `kinds`, only zeros where there was no answer, and
+    `predicted` is then empty; seconds: time a note, the same for all.
     """
     rounded = probabilities.round(6)
     return pd.DataFrame(
         {
             "id": notes["id"].to_numpy(),
             "kind": notes["kind"].to_numpy(),
-            "predicted": [kinds[best] for best in probabilities.argmax(axis=1)],
+            "predicted": [kinds[row.argmax()] if row.any() else "" for row in probabilities],
             "probabilities": [dict(zip(kinds, map(float, row), strict=True)) for row in rounded],
             "seconds": round(seconds, 6),
         }
@@ -41,11 +44,23 @@ def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: lis
 
 
 def assess(
-    test: pd.DataFrame, probabilities: np.ndarray, seconds: float, kinds: list[str]
+    validation: pd.DataFrame, test: pd.DataFrame, probabilities: np.ndarray, seconds: float, kinds: list[str]
 ) -> tuple[pd.DataFrame, dict]:
-    """Predictions and metrics of one arm on the test notes, as `Run.write_arm` takes them."""
-    predictions = predictions_table(test, probabilities, kinds, seconds)
-    return predictions, measure(predictions, test["source"], kinds)
+    """Predictions and metrics of one arm on the test notes, as `Run.write_arm` takes them.
+
+    probabilities: (validation notes + test notes, kinds). The accuracy on the validation notes is
+    among the metrics: choices between arms are made on it, never on the test.
+    """
+    before = predictions_table(validation, probabilities[: len(validation)], kinds, seconds)
+    predictions = predictions_table(test, probabilities[len(validation) :], kinds, seconds)
+    metrics = measure(predictions, test["source"], kinds)
+    return predictions, metrics | {"validation_accuracy": rate(_right(before))}
+
+
+def best_on_validation(metrics: dict[str, dict], arms: list[str]) -> str:
+    """Which of the arms that were measured did best on the validation notes; the first of equals."""
+    measured = [arm for arm in arms if arm in metrics]
+    return max(measured, key=lambda arm: metrics[arm]["validation_accuracy"]["value"])
 
 
 def measure(predictions: pd.DataFrame, sources: pd.Series, kinds: list[str]) -> dict:
@@ -67,6 +82,12 @@ def measure(predictions: pd.DataFrame, sources: pd.Series, kinds: list[str]) -> 
     }
 
 
+def sure_enough(predictions: pd.DataFrame, threshold: float | None) -> dict:
+    """`{threshold, coverage, accuracy}`: the share of notes answered surely enough, and of these the share right."""
+    sure = _confidence(predictions) >= (np.inf if threshold is None else threshold)
+    return {"threshold": threshold, "coverage": rate(sure), "accuracy": rate(_right(predictions)[sure])}
+
+
 def accuracy_by(arms: dict[str, pd.DataFrame], labels: pd.Series) -> dict[str, dict]:
     """{label: {arm: accuracy}} over the notes that have a label each; `labels` is aligned with the predictions."""
     return {
@@ -86,20 +107,40 @@ def rate(hits: pd.Series | np.ndarray) -> dict:
 
 def calibration_error(predictions: pd.DataFrame) -> float:
     """Expected calibration error of the predicted kind, 10 bins of equal width (Guo et al. 2017)."""
-    confidence = predictions["probabilities"].map(lambda p: max(p.values())).to_numpy()
-    right = (predictions["kind"] == predictions["predicted"]).to_numpy(dtype=float)
+    table = reliability(predictions)
+    return float((table["notes"] * (table["right"] - table["confidence"]).abs()).sum() / len(predictions))
+
+
+def reliability(predictions: pd.DataFrame) -> pd.DataFrame:
+    """For each bin of confidence that holds notes: `notes`, mean `confidence`, and the share `right`."""
+    confidence = _confidence(predictions)
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = pd.DataFrame({"bin": bins, "gap": right - confidence}).groupby("bin")["gap"].sum()
-    return float(gaps.abs().sum() / len(predictions))
+    table = pd.DataFrame({"bin": bins, "confidence": confidence, "right": _right(predictions).astype(float)})
+    return table.groupby("bin").agg(notes=("right", "size"), confidence=("confidence", "mean"), right=("right", "mean"))
+
+
+def risk_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
+    """`coverage` (share of notes answered, the surest first) and the `accuracy` of those answers."""
+    order = np.argsort(-_confidence(predictions), kind="stable")
+    answered = np.arange(1, len(order) + 1)
+    return pd.DataFrame(
+        {"coverage": answered / len(order), "accuracy": np.cumsum(_right(predictions)[order]) / answered}
+    )
+
+
+def _confidence(predictions: pd.DataFrame) -> np.ndarray:
+    return predictions["probabilities"].map(lambda p: max(p.values())).to_numpy()
 
 
 def compare(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, sources: pd.Series) -> dict:
     """Arm b against arm a on the same notes; `difference` is accuracy b minus accuracy a.
 
-    Returns `a, b, n, difference {value, low, high}, gained, lost, mcnemar_p, verdict`: gained
-    are notes that b alone has right, lost are those that a alone has right. The verdict is
+    Returns `a, b, n, difference {value, low, high}, gained, lost, mcnemar_p, verdict, more_notes`:
+    gained are notes that b alone has right, lost are those that a alone has right. The verdict is
     `better` (`worse`) where the whole interval is above (below) zero and McNemar's p is below
-    0.05, else `cannot_tell`. Raises UserError where the arms were not measured on the same notes.
+    0.05, else `cannot_tell`; then `more_notes` is how many more test notes of the same sort would
+    show a difference as large as this one with 80 % power (null where the arms are equal: no
+    number would). Raises UserError where the arms were not measured on the same notes.
     """
     if list(a["id"]) != list(b["id"]) or list(a["kind"]) != list(b["kind"]):
         raise UserError(f"{name_a} and {name_b} were measured on different test notes: make both again on this dataset")
@@ -119,7 +160,26 @@ def compare(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, sources:
         "lost": lost,
         "mcnemar_p": p,
         "verdict": verdict,
+        "more_notes": _more_notes(float(change.mean()), low, high, len(a)) if verdict == "cannot_tell" else 0,
     }
+
+
+def _more_notes(difference: float, low: float, high: float, n: int) -> int | None:
+    """From the interval, which holds how alike notes of one source are: its width shrinks with the root of n."""
+    if not difference:
+        return None
+    error = (high - low) / (2 * stats.norm.isf(SIGNIFICANCE / 2))
+    needed = n * ((stats.norm.isf(SIGNIFICANCE / 2) + stats.norm.isf(1 - POWER)) * error / difference) ** 2
+    return max(1, int(np.ceil(needed)) - n)
+
+
+def compare_by_kind(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, sources: pd.Series) -> dict[str, dict]:
+    """{kind: `compare` over its test notes, or None where they are too few to show any gain}."""
+    found = {}
+    for kind, rows in a["kind"].groupby(a["kind"]).indices.items():
+        measurable = detectable_gain(len(rows)) is not None
+        found[kind] = compare(name_a, a.iloc[rows], name_b, b.iloc[rows], sources.iloc[rows]) if measurable else None
+    return found
 
 
 def detectable_gain(n: int) -> float | None:
@@ -139,25 +199,29 @@ def detectable_gain(n: int) -> float | None:
     return None
 
 
-def state(accuracy: dict[str, float], pairs: list[dict]) -> str:
-    """The result of a lap in one sentence: base against QLoRA, then QLoRA against TF-IDF."""
-    tuned, cheap = (_pair(pairs, arm, "qlora") for arm in ("base", "tfidf"))
-    difference = tuned["difference"]
+def state(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
+    """The result of a lap in one sentence: QLoRA compared with the untuned base, then with the best cheap arm."""
+    before, rival, gain = tuned["a"], cheap["a"], tuned["difference"]
     against_base = {
         "better": "fine-tuning helped",
         "worse": "fine-tuning did harm",
-        "cannot_tell": "too few notes to tell whether fine-tuning helped",
+        "cannot_tell": f"cannot tell whether fine-tuning helped{_wanting(tuned)}",
     }[tuned["verdict"]]
-    against_tfidf = {
+    against_rival = {
         "better": "QLoRA beat it",
         "worse": "QLoRA lost to it",
-        "cannot_tell": "too few notes to tell it from QLoRA",
+        "cannot_tell": f"cannot tell it from QLoRA{_wanting(cheap)}",
     }[cheap["verdict"]]
     return (
-        f"base {percent(accuracy['base'])} → qlora {percent(accuracy['qlora'])} on {tuned['n']} frozen test notes "
-        f"({points(difference['value']):+d} points, 95 % interval {points(difference['low'])} to "
-        f"{points(difference['high'])}): {against_base}; tfidf {percent(accuracy['tfidf'])}: {against_tfidf}"
+        f"{before} {percent(accuracy[before])} → qlora {percent(accuracy['qlora'])} on {tuned['n']} frozen test notes "
+        f"({points(gain['value']):+d} points, 95 % interval {points(gain['low'])} to {points(gain['high'])}): "
+        f"{against_base}; {rival} {percent(accuracy[rival])}: {against_rival}"
     )
+
+
+def _wanting(pair: dict) -> str:
+    more = pair["more_notes"]
+    return f" (about {float(f'{more:.2g}'):,.0f} more test notes would)" if more else ""
 
 
 def percent(share: float | None) -> str:
@@ -177,23 +241,22 @@ def with_interval(rate: dict) -> str:
     return f"{percent(rate['value'])} ({points(rate['low'])} to {points(rate['high'])})"
 
 
-def _pair(pairs: list[dict], a: str, b: str) -> dict:
-    return next(pair for pair in pairs if (pair["a"], pair["b"]) == (a, b))
-
-
 def _right(predictions: pd.DataFrame) -> np.ndarray:
     return (predictions["kind"] == predictions["predicted"]).to_numpy()
 
 
 def _macro_f1(truth: np.ndarray, predicted: np.ndarray, sources: pd.Series) -> dict:
-    """Macro-F1 over the kinds that occur, with an interval from resampled sources."""
+    """Macro-F1 over the kinds that occur, as truth or as answer, with an interval from resampled sources."""
     members = _members(sources)
 
-    def statistic(sampled):
-        chosen = np.concatenate([members[int(index)] for index in sampled])
-        return f1_score(truth[chosen], predicted[chosen], average="macro", zero_division=0.0)
+    def f1(rows):
+        occurring = sorted(set(truth[rows]) | set(predicted[rows]) - {""})
+        return f1_score(truth[rows], predicted[rows], labels=occurring, average="macro", zero_division=0.0)
 
-    value = f1_score(truth, predicted, average="macro", zero_division=0.0)
+    def statistic(sampled):
+        return f1(np.concatenate([members[int(index)] for index in sampled]))
+
+    value = f1(np.arange(len(truth)))
     interval = _percentile(np.arange(len(members)), statistic, vectorized=False, resamples=RESAMPLES // 4)
     return {"value": float(value), "low": interval[0], "high": interval[1], "n": len(truth)}
 
@@ -271,6 +334,7 @@ def pairs_table(pairs: list[dict]) -> pd.DataFrame:
                 "lost": pair["lost"],
                 "McNemar p": f"{pair['mcnemar_p']:.2g}",
                 "verdict": pair["verdict"],
+                "more notes needed": "" if pair["verdict"] != "cannot_tell" else pair["more_notes"] or "no number",
             }
             for pair in pairs
         }

@@ -7,6 +7,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import confusion_matrix
 
+from onelap import evaluation
+
 # Okabe & Ito's colours, told apart by colour-blind readers; their greys differ too.
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#E69F00", "#8C8C8C", "#009E73"
 WIDTH = 9.0  # inches: 900 pixels at 100 dpi
@@ -132,8 +134,8 @@ def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> None:
     axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def recall_change(before: dict, after: dict, kinds: list[str]) -> None:
-    """Recall of every kind before and after, joined by an arrow."""
+def recall_change(before: dict, after: dict, kinds: list[str], name: str) -> None:
+    """Recall of every kind before (of the arm `name`) and after, joined by an arrow."""
     _, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(kinds) + 1.4))
     for row, kind in enumerate(kinds):
         old, new = before["recall"][kind], after["recall"][kind]
@@ -154,10 +156,74 @@ def recall_change(before: dict, after: dict, kinds: list[str]) -> None:
         xlabel="share of the test notes of that kind that were found",
     )
     shown = [
-        Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor="white", label="base"),
+        Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor="white", label=name),
         Line2D([], [], color=BLUE, marker="o", label="qlora, with 95 % interval"),
     ]
     axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def reliability(arms: dict[str, pd.DataFrame]) -> None:
+    """How often answers are right, against how sure they were; a dot's size is the number of notes."""
+    _, axes = plt.subplots(figsize=(WIDTH, 4.2))
+    axes.set_aspect("equal")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as sure as right")
+    for (name, predictions), colour in zip(arms.items(), (ORANGE, BLUE), strict=False):
+        bins = evaluation.reliability(predictions)
+        error = evaluation.calibration_error(predictions)
+        axes.plot(bins["confidence"], bins["right"], color=colour, alpha=0.5)
+        axes.scatter(bins["confidence"], bins["right"], 12 + 6 * bins["notes"], color=colour, alpha=0.7,
+                     label=f"{name}, calibration error {error:.2f}")  # fmt: skip
+    axes.set(title="Are answers right as often as they are sure?", xlabel="probability of the answer, ten bins")
+    axes.set(ylabel="share of right answers", xlim=(0, 1.02), ylim=(-0.02, 1.02))
+    _percent_axes(axes)
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for handle in legend.legend_handles[1:]:
+        handle.set_sizes([50])
+
+
+def risk_coverage(arms: dict[str, pd.DataFrame], target: float | None = None, kept: float | None = None) -> None:
+    """Accuracy among the surest answers, against how many are answered; the target and what its threshold keeps."""
+    _, axes = plt.subplots(figsize=(WIDTH * 0.8, 3.6))
+    styles = zip(arms.items(), (GREY, ORANGE, BLUE) if len(arms) > 1 else (BLUE,), ("--", "-.", "-"), strict=False)
+    for (name, predictions), colour, line in styles:
+        curve = evaluation.risk_coverage(predictions).iloc[4:]  # of fewer than five notes it is all luck
+        axes.plot(
+            curve["coverage"], curve["accuracy"], color=colour, linestyle=line if len(arms) > 1 else "-", label=name
+        )
+    if target:
+        axes.axhline(target, color=GREEN, linestyle=":", label=f"target {target:.0%}")
+    if kept:
+        axes.axvline(kept, color=GREEN, linewidth=1, label=f"sure enough: {kept:.0%} of the notes")
+    axes.set(title="If only the surest answers count", xlabel="share of the test notes that are answered")
+    axes.set(ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.04))
+    _percent_axes(axes)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def cost(metrics: dict[str, dict]) -> None:
+    """Accuracy of every arm against its seconds a note, on a logarithmic axis."""
+    _, axes = plt.subplots(figsize=(WIDTH, 4.2))
+    placed = []
+    for arm in sorted(metrics, key=lambda name: metrics[name]["accuracy"]["value"]):
+        seconds, accuracy = metrics[arm]["seconds_per_note"], metrics[arm]["accuracy"]["value"]
+        colour = BLUE if arm == "qlora" else GREY
+        axes.plot(seconds, accuracy, "o", color=colour, markersize=8)
+        # Labels of arms that lie on each other are stacked upwards.
+        height = max([accuracy, *(other + 0.055 for other, at in placed if abs(np.log10(seconds / at)) < 1
+                                  and accuracy < other + 0.055)])  # fmt: skip
+        placed.append((height, seconds))
+        axes.annotate(arm, (seconds, accuracy), (seconds * 1.15, height), color=colour, va="center")
+    axes.set(title="Accuracy against time", xlabel="seconds a note, logarithmic", xscale="log", ylim=(0, 1))
+    axes.set_xlim(right=axes.get_xlim()[1] * 15)
+    axes.set_ylabel("share of notes sorted right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+
+
+def _percent_axes(axes) -> None:
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
 
 
 def training_curves(log: pd.DataFrame, best_step: int) -> None:

@@ -5,18 +5,30 @@ the words after it, the answer. So the note alone is shortened when it is too lo
 never; and chat tokens that somebody wrote into a note stay plain text.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from onelap import UserError
+from onelap.markup import normalize
+
+if TYPE_CHECKING:  # the command line parses definitions, and should not wait for transformers
+    from transformers import PreTrainedTokenizerBase
 
 INSTRUCTION = "Which kind of note is this: {kinds}? Answer with the kind only.\n\n{note}"
 DEFINED = "The kinds of notes:\n{definitions}\n\n"
 PLAIN_END = "\n\nKind:"  # for a base without a chat template
 HEAD_SHARE = 2 / 3  # of a note that is too long: what is kept of its beginning, the rest of its end
 MIN_NOTE_TOKENS = 16
+MEANINGS = {  # of the kinds that notes are usually sorted into here
+    "lesson": "what experience taught, and what to do differently",
+    "knowledge": "a fact, a method or an explanation that holds for anybody",
+    "value": "what somebody believes in, or wants to live and work by",
+    "decision": "a choice that was made, and its reasons",
+    "none": "anything else, such as errands, plans, moods and events",
+}
 EXAMPLE_TOKENS = 64  # of each example; five kinds with four examples each are 1,300 tokens
 _NOTE_MARK = "\u2402note\u2403"  # control pictures: no template and no kind contains them
 
@@ -25,13 +37,19 @@ _NOTE_MARK = "\u2402note\u2403"  # control pictures: no template and no kind con
 class Prompt:
     """The prompt of one base model for one set of kinds."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     before: list[int]
     """The same for every note: definitions, examples, instruction."""
     after: list[int]
     answers: dict[str, list[int]]
     note_budget: int
     """Tokens of a note that fit."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is the same for every note."""
+        fixed = [self.before, self.after, self.answers, self.note_budget]
+        return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
 
     def note_tokens(self, text: str) -> list[int]:
         """All token ids of a note, special tokens in it split like any other text."""
@@ -52,7 +70,7 @@ class Prompt:
 
 
 def build_prompt(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     kinds: list[str],
     max_length: int,
     definitions: Mapping[str, str] | None = None,
@@ -65,7 +83,7 @@ def build_prompt(
     and `examples` (text, kind) come on top of it, so that a note is shown as long with them as
     without. Raises UserError where `max_length` leaves no room for notes.
     """
-    request = INSTRUCTION.format(kinds=", ".join(kinds), note=_NOTE_MARK)
+    request = _request(kinds, {})
     gap = "" if tokenizer.chat_template else " "
 
     def ids(text: str) -> list[int]:
@@ -82,9 +100,7 @@ def build_prompt(
     prompt = Prompt(tokenizer, before, after, answers, budget)
     if not definitions and not examples:
         return prompt
-    meanings = "\n".join(f"- {kind}: {meaning}" for kind, meaning in (definitions or {}).items())
-    first = DEFINED.format(definitions=meanings) + request if meanings else request
-    requests = [first, *[request] * len(examples)]
+    requests = [_request(kinds, definitions or {}), *[request] * len(examples)]
     *shown, after = map(ids, _rendered(tokenizer, requests, [kind for _, kind in examples]))
     before = shown[0]
     for (text, _), following in zip(examples, shown[1:], strict=True):
@@ -92,7 +108,33 @@ def build_prompt(
     return Prompt(tokenizer, before, after, answers, budget)
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, requests: list[str], answers: list[str]) -> list[str]:
+def question(kinds: list[str], definitions: Mapping[str, str], text: str) -> str:
+    """What a chat model is asked about one note, as text."""
+    return _request(kinds, definitions).replace(_NOTE_MARK, text)
+
+
+def parse_definitions(text: str, kinds: Sequence[str]) -> dict[str, str]:
+    """{kind: meaning} of a parameter such as "lesson: what experience taught; value: ...", else of `MEANINGS`.
+
+    Meanings of other kinds than `kinds` are left out. Raises UserError for a part without a colon.
+    """
+    found = dict(MEANINGS)
+    for part in filter(str.strip, text.split(";")):
+        kind, colon, meaning = part.partition(":")
+        if not colon:
+            raise UserError(f"definitions: expected `kind: meaning; kind: meaning`, found {part.strip()!r}")
+        found[normalize(kind)] = meaning.strip()
+    return {kind: found[kind] for kind in kinds if kind in found}
+
+
+def _request(kinds: list[str], definitions: Mapping[str, str]) -> str:
+    """The question, with a mark where the note goes."""
+    request = INSTRUCTION.format(kinds=", ".join(kinds), note=_NOTE_MARK)
+    meanings = "\n".join(f"- {kind}: {meaning}" for kind, meaning in definitions.items())
+    return DEFINED.format(definitions=meanings) + request if meanings else request
+
+
+def _rendered(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: list[str]) -> list[str]:
     """The conversation up to the answer that is due, cut at the places of the notes; one answer fewer than requests."""
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": requests[0]}]

@@ -17,9 +17,11 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from onelap import NotebookFailed, UserError, find_path
+from onelap.endpoint import check_address
 from onelap.models import locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes
 from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
+from onelap.prompts import parse_definitions
 from onelap.runs import Run, now
 
 KERNELS = Config(
@@ -146,6 +148,11 @@ def resolve_inputs(parameters: dict) -> list[str]:
         except UserError as error:
             problems.append(str(error))
 
+    attempt(parse_definitions, parameters["definitions"], [])
+    if parameters["endpoint"]:
+        attempt(check_address, parameters["endpoint"], parameters["allow_upload"])
+    if parameters["embedding_model"]:
+        parameters["embedding_model"] = str(attempt(locate_base, parameters["embedding_model"]))
     notes = attempt(locate_notes, parameters["notes_path"])
     attempt(Fields.parse, *(parameters[name] for name in FIELD_PARAMETERS))
     base = attempt(locate_base, parameters["base_model"])

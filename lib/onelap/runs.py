@@ -154,13 +154,7 @@ class Run:
 
     def update(self, **changes: object) -> None:
         """Change entries of run.json; a dictionary is merged into the one that is there."""
-        record = self.record
-        for name, value in changes.items():
-            if isinstance(value, dict) and isinstance(record.get(name), dict):
-                record[name] = record[name] | value
-            else:
-                record[name] = value
-        write_json(self.record_path, record)
+        write_json(self.record_path, _merged(self.record, changes))
 
     def require(self, path: Path, notebook: str) -> Path:
         """The path, or a UserError that names the notebook which makes it."""
@@ -195,7 +189,8 @@ class Run:
         if self.record.get("hashes", {}).get("data") not in (None, digest):
             # Results of other notes must not be read as if they were of these.
             self.clear(self.path / "arms", self.training_path, self.adapter_path, self.comparison_path)
-        self.update(hashes={"data": digest})
+        parts = json.dumps({part: sorted(notes.loc[notes["part"] == part, "id"]) for part in PARTS})
+        self.update(hashes={"data": digest, "split": hashlib.sha256(parts.encode()).hexdigest()})
 
     def read_part(self, part: str) -> pd.DataFrame:
         """Columns `id, text, kind, source` of one part, and `texture` where it is known of any note."""
@@ -214,13 +209,27 @@ class Run:
         write_lines(folder / "predictions.jsonl", predictions)
         write_json(folder / "metrics.json", metrics)
 
-    def read_arm(self, arm: str, notebook: str) -> tuple[pd.DataFrame, dict]:
-        """Predictions and metrics of an arm; `notebook` is the one that makes it."""
-        folder = self.require(self.path / "arms" / arm, notebook)
+    def read_arms(self) -> dict[str, tuple[pd.DataFrame, dict]]:
+        """{arm: (predictions, metrics)}, `qlora` last. Raises UserError where an arm was measured on other notes."""
+        self.require(self.path / "arms" / "base", "02_baseline")
+        self.require(self.path / "arms" / "qlora", "04_evaluate")
+        names = sorted(
+            (folder.name for folder in (self.path / "arms").iterdir()), key=lambda arm: (arm == "qlora", arm)
+        )
+        return {name: self.read_arm(name) for name in names}
+
+    def read_arm(self, arm: str) -> tuple[pd.DataFrame, dict]:
+        """Predictions and metrics of an arm."""
+        folder = self.path / "arms" / arm
         predictions, metrics = read_lines(folder / "predictions.jsonl"), read_json(folder / "metrics.json")
         if list(predictions["id"]) != list(self.read_part("test")["id"]):
-            raise UserError(f"{folder} was measured on other test notes: run {notebook} again")
+            raise UserError(f"{folder} was measured on other test notes: run 02_baseline and 04_evaluate again")
         return predictions, metrics
+
+
+def _merged(old: dict, new: dict) -> dict:
+    both = {name: _merged(old[name], new[name]) for name in old.keys() & new if isinstance(old[name], dict)}
+    return old | new | both
 
 
 def write_lines(path: Path, table: pd.DataFrame) -> None:

@@ -8,11 +8,16 @@ tokens get their exact sequence likelihood without a forward pass for each.
 
 import copy
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from onelap.prompts import Prompt
+from onelap.runs import read_json, write_json
+
+PROBE_NOTES, PROBE_BATCH = 32, 8
+PARITY = 1e-3  # in probability; a reloaded adapter differs by rounding only
 
 
 @torch.no_grad()
@@ -36,6 +41,24 @@ def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.
             raise FloatingPointError(f"the model gives scores that are not finite in {model.dtype}")
         probabilities[chosen] = torch.softmax(scores, dim=-1).cpu().numpy()
     return probabilities, (time.perf_counter() - start) / len(texts)
+
+
+def leave_probe(model, prompt: Prompt, texts: list[str], file: Path) -> None:
+    """Write down what a model that was just trained says of the first of these notes."""
+    probabilities, _ = score(model, prompt, texts[:PROBE_NOTES], PROBE_BATCH)
+    write_json(file, {"probabilities": probabilities.tolist()})
+
+
+def check_probe(model, prompt: Prompt, texts: list[str], file: Path) -> float:
+    """The largest difference in probability to what `leave_probe` wrote; RuntimeError where it is above `PARITY`."""
+    probabilities, _ = score(model, prompt, texts[:PROBE_NOTES], PROBE_BATCH)
+    difference = float(np.abs(probabilities - read_json(file)["probabilities"]).max())
+    if not difference <= PARITY:
+        raise RuntimeError(
+            f"the adapter loaded from disk differs from the one that was trained by {difference:.4f} in probability "
+            f"(at most {PARITY} expected): base, prompt or libraries changed since 03_train; run it again"
+        )
+    return difference
 
 
 def answer_log_likelihoods(model, prompt: Prompt, rests: list[list[int]], prefix) -> torch.Tensor:

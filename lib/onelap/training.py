@@ -157,8 +157,11 @@ def add_lora(model, recipe: Recipe):
     return model
 
 
-def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run) -> AnswerTrainer:
-    """An SFTTrainer on the run's train and validation notes; `model` already has its LoRA matrices."""
+def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run, folder: Path) -> AnswerTrainer:
+    """An SFTTrainer on the run's train and validation notes; `model` already has its LoRA matrices.
+
+    Log and checkpoints go to `folder`.
+    """
     train, validation = (
         Dataset.from_list([prompt.training_example(*note) for note in run.read_part(part)[["text", "kind"]].values])
         for part in ("train", "validation")
@@ -166,7 +169,7 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
     steps = math.ceil(math.ceil(len(train) / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
     arguments = SFTConfig(
-        output_dir=str(run.training_path),
+        output_dir=str(folder),
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
         per_device_train_batch_size=recipe.micro_batch,
@@ -205,7 +208,7 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         eval_dataset=validation,
         processing_class=prompt.tokenizer,
         data_collator=DataCollatorForSeq2Seq(prompt.tokenizer),
-        callbacks=[TrainingLog(run.training_path / "log.jsonl")],
+        callbacks=[TrainingLog(folder / "log.jsonl")],
     )
     trainer.prompt, trainer.validation = prompt, run.read_part("validation")
     trainer.remove_callback(PrinterCallback)
@@ -217,9 +220,9 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
     return trainer
 
 
-def train(trainer: AnswerTrainer, run: Run) -> pd.DataFrame:
+def train(trainer: AnswerTrainer, adapter: Path) -> pd.DataFrame:
     """Train, save the adapter that did best on validation, return the log as a table."""
     trainer.train()
-    trainer.model.save_pretrained(run.adapter_path)
-    (run.adapter_path / "README.md").unlink(missing_ok=True)  # PEFT's form, likewise
-    return pd.read_json(run.training_path / "log.jsonl", lines=True)
+    trainer.model.save_pretrained(adapter)
+    (adapter / "README.md").unlink(missing_ok=True)  # PEFT's form, likewise
+    return pd.read_json(Path(trainer.args.output_dir) / "log.jsonl", lines=True)

@@ -1,0 +1,114 @@
+"""A general model behind an OpenAI-compatible endpoint on this machine: Ollama, llama.cpp, vLLM, transformers serve.
+
+It is asked as one asks a chat model, and its answer is parsed; what cannot be parsed is counted,
+not hidden. Notes go to this machine's own addresses only, unless the user allows otherwise.
+"""
+
+import ipaddress
+import re
+import time
+from collections import Counter
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import psutil
+
+from onelap import UserError
+from onelap.markup import normalize
+from onelap.prompts import question
+
+TIMEOUT = 60.0  # seconds a request; a first one may load the model
+ATTEMPTS = 3
+ANSWER_TOKENS = 16
+
+
+def check_address(url: str, allow_upload: bool) -> str:
+    """The endpoint's address without a slash at the end. Raises UserError for one beyond this machine.
+
+    Only `localhost` and addresses in numbers are taken for this machine: a name would have to be
+    looked up, and may mean another machine next time.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"endpoint: expected an address such as http://localhost:11434/v1, found {url}")
+    if not allow_upload and not _is_here(parts.hostname):
+        raise UserError(
+            f"endpoint: {parts.hostname} is not this machine, and your notes would be uploaded to it; use an address "
+            "such as http://localhost:11434/v1, or set allow_upload: true"
+        )
+    return url.rstrip("/")
+
+
+def ask(
+    url: str, model: str, texts: list[str], kinds: list[str], definitions: dict[str, str], timeout: float = TIMEOUT
+) -> tuple[np.ndarray, float, Counter]:
+    """Ask for the kind of every text, one after the other.
+
+    Returns (notes, kinds) with a one for the kind that was answered and only zeros where none
+    was; seconds a note; and how often what happened: `in set`, `outside the set`, `refused`,
+    `timeout`, `error`, and `retries`. Raises UserError where the first note gets no reply at all.
+    """
+    answered, counts = np.zeros((len(texts), len(kinds))), Counter()
+    start = time.perf_counter()
+    # No proxy from the environment, no redirect: what is sent goes to this address and no further.
+    with httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False) as client:
+        for row, text in enumerate(texts):
+            content, what = _reply(client, url, model, question(kinds, definitions, text), counts)
+            if row == 0 and what in ("timeout", "error"):
+                raise UserError(f"endpoint {url}: expected an answer of the model {model}, found: {content}")
+            kind = _parse(content, kinds) if what == "answered" else ""
+            counts[what if what != "answered" else "in set" if kind else "outside the set"] += 1
+            if kind:
+                answered[row, kinds.index(kind)] = 1.0
+    return answered, (time.perf_counter() - start) / len(texts), counts
+
+
+def _reply(client: httpx.Client, url: str, model: str, prompt: str, counts: Counter) -> tuple[str, str]:
+    """(answer or reason, `answered`, `refused`, `timeout` or `error`), after some attempts."""
+    request = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": ANSWER_TOKENS,
+        "stream": False,
+    }
+    for attempt in range(ATTEMPTS):
+        counts["retries"] += attempt > 0
+        try:
+            response = client.post(f"{url}/chat/completions", json=request)
+            response.raise_for_status()
+            choice = response.json()["choices"][0]
+            content = choice["message"].get("content") or ""
+            if choice["message"].get("refusal") or choice.get("finish_reason") == "content_filter" or not content:
+                return content, "refused"
+            return content, "answered"
+        except httpx.TimeoutException as error:
+            failed = str(error) or "no answer in time", "timeout"
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
+            failed = str(error) or type(error).__name__, "error"
+    return failed
+
+
+def _parse(answer: str, kinds: list[str]) -> str:
+    """The one kind that an answer names; empty where it names none or several."""
+    said = _words(answer)
+    named = {kind for kind in kinds if re.search(rf"(?<![a-z]){re.escape(_words(kind))}s?(?![a-z])", said)}
+    # "design decision" names "decision" too: the longer one is meant.
+    named = {kind for kind in named if not any(kind != other and kind in other for other in named)}
+    return named.pop() if len(named) == 1 else ""
+
+
+def _words(text: str) -> str:
+    return normalize(re.sub(r"[\W_]+", " ", text))
+
+
+def _is_here(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    own = {found.address for addresses in psutil.net_if_addrs().values() for found in addresses}
+    return address.is_loopback or str(address) in own
