@@ -1,12 +1,14 @@
 """The whole lap, on real parts: command line, papermill, kernels, bitsandbytes, TRL."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -53,7 +55,9 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
     check_inventory(folder)
     check_arms(folder, comparison)
     check_notebooks(folder)
+    check_numbers_without_the_library(folder, comparison)
     check_listing(folder, onelap, comparison)
+    check_two_runs(folder, onelap)
 
 
 def check_record(folder):
@@ -113,6 +117,62 @@ def check_arms(folder, comparison):
     ]
     # The toy kinds have words of their own: whoever reads the notes at all finds them.
     assert comparison["arms"]["tfidf"]["accuracy"]["value"] > 0.9
+
+
+def check_numbers_without_the_library(folder, comparison):
+    """Rates, F1, differences and p from `predictions.jsonl` alone, by other means than the library's."""
+    arms = {
+        path.parent.name: pd.read_json(path, lines=True, dtype={"predicted": str})
+        for path in folder.glob("arms/*/predictions.jsonl")
+    }
+    right = {arm: (table["kind"] == table["predicted"]).to_numpy() for arm, table in arms.items()}
+    assert set(arms) == set(comparison["arms"])
+    for arm, table in arms.items():
+        said = comparison["arms"][arm]
+        low, high = proportion_interval(right[arm].sum(), len(table))
+        assert said["accuracy"] == pytest.approx(
+            {"value": right[arm].mean(), "low": low, "high": high, "n": len(table)}
+        )
+        f1 = []
+        for kind in set(table["kind"]) | set(table["predicted"]):
+            hits = ((table["kind"] == kind) & (table["predicted"] == kind)).sum()
+            f1.append(2 * hits / ((table["kind"] == kind).sum() + (table["predicted"] == kind).sum()))
+            if (table["kind"] == kind).any():
+                assert said["recall"][kind]["value"] == pytest.approx(hits / (table["kind"] == kind).sum())
+            if (table["predicted"] == kind).any():
+                assert said["precision"][kind]["value"] == pytest.approx(hits / (table["predicted"] == kind).sum())
+        assert said["macro_f1"]["value"] == pytest.approx(np.mean(f1))
+    for pair in comparison["pairs"]:
+        gained = (right[pair["b"]] & ~right[pair["a"]]).sum()
+        lost = (right[pair["a"]] & ~right[pair["b"]]).sum()
+        assert (pair["gained"], pair["lost"]) == (gained, lost)
+        assert pair["difference"]["value"] == pytest.approx((gained - lost) / pair["n"])
+        tail = sum(math.comb(gained + lost, k) for k in range(min(gained, lost) + 1)) / 2 ** int(gained + lost)
+        assert pair["mcnemar_p"] == pytest.approx(min(1.0, 2 * tail))
+    assert (
+        f"{round(100 * right['qlora'].mean())} % on {len(right['qlora'])} frozen test notes" in comparison["sentence"]
+    )
+
+
+def proportion_interval(hits, n, z=1.959963984540054):
+    """Wilson 1927."""
+    share, width = hits / n, z * math.sqrt(hits / n * (1 - hits / n) / n + z * z / (4 * n * n))
+    return (share + z * z / (2 * n) - width) / (1 + z * z / n), (share + z * z / (2 * n) + width) / (1 + z * z / n)
+
+
+def check_two_runs(folder, onelap):
+    other = folder.parent / "other"
+    shutil.copytree(folder, other)
+    params = (other / "params.yaml").read_text(encoding="utf-8")
+    (other / "params.yaml").write_text(params.replace("epochs: 1.0", "epochs: 2.0"), encoding="utf-8")
+    told = onelap("runs", "toy", "other", "--outputs", folder.parent).stdout.splitlines()
+    assert told[0] == "epochs: 1.0 → 2.0"
+    assert [line.partition(":")[0] for line in told[1:]] == [*sorted(ARMS[:-1]), "qlora"]
+    assert told[-1].endswith("(+0 points, 95 % interval 0 to 0; cannot_tell)")
+    lines = (other / "dataset/test.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (other / "dataset/test.jsonl").write_text("".join(lines[1:]), encoding="utf-8")
+    result = onelap("runs", folder, other)
+    assert result.returncode == 2 and "were measured on different test notes" in result.stderr
 
 
 def check_notebooks(folder):

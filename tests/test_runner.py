@@ -68,6 +68,13 @@ def test_memory_that_ran_out_comes_with_advice(new_run, notebook):
         run_lap(new_run, {}, [notebook("greedy", FINE, cell)])
 
 
+def test_what_a_kernel_says_at_its_end_stays_off_the_terminal(new_run, notebook, capfd):
+    last_words = "import atexit, os; atexit.register(os.write, 2, b'LAST WORDS'); os.write(2, b'native words')"
+    run_lap(new_run, {}, [notebook("01_a", 'run_dir: str = "x"  # folder', last_words)])
+    assert "LAST WORDS" not in capfd.readouterr().err
+    assert "native words" in (new_run.path / "01_a.ipynb").read_text(encoding="utf-8")
+
+
 def test_system_exit_is_no_success(new_run, notebook):
     with pytest.raises(NotebookFailed, match=r"leaves, In \[3\]: SystemExit: 0"):
         run_lap(new_run, {}, [notebook("leaves", FINE, "raise SystemExit(0)", "print('never')")])

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import bitsandbytes
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,7 +15,7 @@ from onelap.models import load_adapter, load_base, load_tokenizer
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
 from onelap.runs import Run, read_lines
-from onelap.scoring import score
+from onelap.scoring import check_probe, leave_probe, score
 from onelap.training import TARGETS, Recipe, add_lora, build_trainer, train
 from tests.conftest import TOY_WORDS, toy_notes
 
@@ -144,6 +145,35 @@ def test_training_learns_and_the_saved_adapter_gives_the_same_probabilities(buil
     trained, _ = score(trainer.model, prompt, texts, 4)
     reloaded = load_adapter(load_base(toy_base, choose_precision()), run.adapter_path)
     assert abs(score(reloaded, prompt, texts, 4)[0] - trained).max() < 1e-5
+
+
+def test_the_same_seed_trains_the_same_adapter_and_another_one_another(built, toy_base, tmp_path):
+    """Identical predictions, twice: same parameters, data and machine."""
+    _, prompt, run = built
+    texts = run.read_part("test")["text"].tolist()
+
+    def predictions(seed):
+        recipe, precision = replace(RECIPE, seed=seed), choose_precision()
+        folder = tmp_path / f"{seed} {len(list(tmp_path.iterdir()))}"
+        model = add_lora(load_base(toy_base, precision), recipe)
+        train(build_trainer(model, prompt, precision, recipe, run, folder), folder / "adapter")
+        return score(load_adapter(load_base(toy_base, precision), folder / "adapter"), prompt, texts, 4)[0]
+
+    first = predictions(0)
+    np.testing.assert_array_equal(predictions(0), first)
+    assert np.abs(predictions(1) - first).max() > 0
+
+
+def test_an_adapter_that_says_something_else_than_the_trained_model_ends_the_run(built, toy_base, tmp_path):
+    trainer, prompt, run = built
+    texts = run.read_part("validation")["text"].tolist()
+    leave_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+    assert check_probe(trainer.model, prompt, texts, tmp_path / "probe.json") < 1e-6
+    for name, parameter in lora_parameters(trainer.model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1.0)
+    with pytest.raises(RuntimeError, match="the adapter loaded from disk differs from the one that was trained by"):
+        check_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
 
 
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused():

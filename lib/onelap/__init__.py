@@ -5,6 +5,7 @@ One module a subject, in the order in which a lap uses them:
     parameters   the notebooks' parameters cells as a schema; reading and checking values
     runner       the five notebooks through papermill
     runs         the run folder and its record, run.json
+    decoding     which encoding a text file is in
     files        files below a folder, and the text in them
     markup       front matter, tags, and what gives a note's kind away
     notes        reading labelled notes
@@ -15,10 +16,12 @@ One module a subject, in the order in which a lap uses them:
     prompts      a note as the model sees it; what is cut when it is too long
     precision    which number format goes where on this device
     models       loading the base in 4 bits, adapters
+    endpoint     a general model behind a server on this machine
     scoring      the probability of every kind, in one forward pass
     training     QLoRA through TRL
     calibration  what is corrected after training
     evaluation   metrics with intervals, arms compared in pairs, the verdict
+    history      all runs side by side, and what differs between two
     figures      every figure of the notebooks
     cli          the `onelap` command
 """

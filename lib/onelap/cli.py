@@ -54,8 +54,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def runs(options: argparse.Namespace) -> None:
-    """`onelap runs`: a table of all runs, newest first."""
-    from onelap.runs import list_runs
+    """`onelap runs`: a table of all runs, newest first, or what differs between two."""
+    if options.run:
+        return _two_runs(options)
+    from onelap.history import list_runs
 
     table = list_runs(options.outputs)
     if table.empty:
@@ -65,6 +67,22 @@ def runs(options: argparse.Namespace) -> None:
         print(f"{row.run}  {row.status}  {row.params}  {seconds}\n    arms: {row.arms or 'none'}")
         if row.result:
             print(f"    {row.result}")
+
+
+def _two_runs(options: argparse.Namespace) -> None:
+    from onelap.evaluation import percent, points
+    from onelap.history import compare_runs, differences, find_run
+
+    if len(options.run) != 2:
+        raise UserError(f"expected two runs to compare, or none to list all; found {len(options.run)}")
+    a, b = (find_run(name, options.outputs) for name in options.run)
+    for row in differences(a, b).itertuples():
+        print(f"{row.what}: {row.a} → {row.b}")
+    for arm, pair in compare_runs(a, b).items():
+        gain = {name: points(value) for name, value in pair["difference"].items()}
+        before, after = (percent(run.read_arm(arm)[1]["accuracy"]["value"]) for run in (a, b))
+        interval = "{value:+d} points, 95 % interval {low} to {high}".format(**gain)
+        print(f"{arm}: {before} → {after} ({interval}; {pair['verdict']})")
 
 
 def fetch(options: argparse.Namespace) -> None:
@@ -144,7 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     add_overrides(command)
     command.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: a new one below outputs/)")
 
-    command = add(runs, "list all runs, newest first", "onelap runs")
+    command = add(runs, "list all runs, newest first, or say what differs between two", "onelap runs RUN_A RUN_B")
+    command.add_argument("run", nargs="*", metavar="RUN", help="two runs' folders, or names below outputs/")
     command.add_argument("--outputs", type=Path, default=PROJECT / "outputs", metavar="DIR", help="where the runs are")
 
     command = add(

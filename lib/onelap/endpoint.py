@@ -57,7 +57,7 @@ def ask(
             content, what = _reply(client, url, model, question(kinds, definitions, text), counts)
             if row == 0 and what in ("timeout", "error"):
                 raise UserError(f"endpoint {url}: expected an answer of the model {model}, found: {content}")
-            kind = _parse(content, kinds) if what == "answered" else ""
+            kind = parse_answer(content, kinds) if what == "answered" else ""
             counts[what if what != "answered" else "in set" if kind else "outside the set"] += 1
             if kind:
                 answered[row, kinds.index(kind)] = 1.0
@@ -90,7 +90,7 @@ def _reply(client: httpx.Client, url: str, model: str, prompt: str, counts: Coun
     return failed
 
 
-def _parse(answer: str, kinds: list[str]) -> str:
+def parse_answer(answer: str, kinds: list[str]) -> str:
     """The one kind that an answer names; empty where it names none or several."""
     said = _words(answer)
     named = {kind for kind in kinds if re.search(rf"(?<![a-z]){re.escape(_words(kind))}s?(?![a-z])", said)}

@@ -1,8 +1,12 @@
 """Every figure of the notebooks. Each function draws one; the notebook shows it at the cell's end."""
 
+import warnings
+
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import confusion_matrix
@@ -13,6 +17,12 @@ from onelap import evaluation
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#E69F00", "#8C8C8C", "#009E73"
 WIDTH = 9.0  # inches: 900 pixels at 100 dpi
 
+# With Japanese characters, as Linux, Windows and macOS come with them; DejaVu Sans, matplotlib's own, has none.
+JAPANESE_FONTS = ["Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAGothic", "Yu Gothic", "Meiryo", "MS Gothic",
+                  "Hiragino Sans"]  # fmt: skip
+FONTS = ["DejaVu Sans", *(font for font in JAPANESE_FONTS if font in font_manager.get_font_names())]
+warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # `without_glyphs` says it once, in words
+
 plt.rcParams.update(
     {
         "figure.dpi": 100,
@@ -22,9 +32,23 @@ plt.rcParams.update(
         "axes.titlesize": 11,
         "axes.titlelocation": "left",
         "font.size": 10,
+        "font.family": FONTS,
         "legend.frameon": False,
     }
 )
+
+
+def without_glyphs(names: list[str]) -> str:
+    """What to install where no font of this machine can write these names; empty where all can be written."""
+    fonts = [font_manager.get_font(font_manager.findfont(font)) for font in FONTS]
+    missing = [name for name in names if any(not any(font.get_char_index(ord(c)) for font in fonts) for c in name)]
+    if not missing:
+        return ""
+    return (
+        f"No font here has all characters of {', '.join(missing)}: figures show boxes instead. Install one "
+        "(Debian and Ubuntu: apt install fonts-noto-cjk), delete matplotlib's font cache "
+        f"({matplotlib.get_cachedir()}) and run again."
+    )
 
 
 def kinds_by_part(notes: pd.DataFrame) -> None:

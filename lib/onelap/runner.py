@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
@@ -24,12 +26,26 @@ from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
 from onelap.prompts import parse_definitions
 from onelap.runs import Run, now
 
+
+class QuietKernelManager(AsyncKernelManager):
+    """Starts kernels whose last words on standard error (of ZeroMQ, at the end) do not reach the terminal.
+
+    What a cell writes there, native libraries included, goes into the notebook as before.
+    """
+
+    async def _async_pre_start_kernel(self, **options):
+        return await super()._async_pre_start_kernel(**options | {"stderr": subprocess.DEVNULL})
+
+
 KERNELS = Config(
     {
         # Note text passes between runner and kernel over loopback; other users of the machine could listen.
         "KernelManager": {"transport_encryption": "auto"},
         # What goes wrong in a cell is in the notebook; what a kernel says when it is stopped helps nobody.
-        "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]},
+        "NotebookClient": {
+            "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
+            "kernel_manager_class": QuietKernelManager,
+        },
     }
 )
 LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"

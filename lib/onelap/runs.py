@@ -248,49 +248,9 @@ def read_lines(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: expected JSON lines, could not read them: {error}") from None
 
 
-def list_runs(outputs: Path) -> pd.DataFrame:
-    """All runs below `outputs`, newest first: name, status, parameters, arms, sentence, seconds."""
-    rows = []
-    for record_path in outputs.glob("*/run.json"):
-        run = Run(record_path.parent)
-        try:
-            record = run.record
-            sentence = read_json(run.comparison_path)["sentence"] if run.comparison_path.exists() else ""
-        except UserError as error:
-            record, sentence = {"status": "damaged"}, str(error)
-        rows.append(
-            {
-                "run": run.path.name,
-                "started": record.get("started", ""),
-                "status": _status(record),
-                "params": record.get("params", ""),
-                "arms": " ".join(sorted(arm.name for arm in run.path.glob("arms/*"))),
-                "result": sentence,
-                "seconds": record.get("actual", {}).get("seconds"),
-            }
-        )
-    columns = ["run", "started", "status", "params", "arms", "result", "seconds"]
-    return pd.DataFrame(rows, columns=columns).sort_values(["started", "run"], ascending=False)
-
-
-def _status(record: dict) -> str:
-    """As recorded, except that a run whose process is gone without a word was killed."""
-    status = record.get("status", "unknown")
-    if status == "running" and not _alive(record.get("process", {})):
-        return "killed"
-    return status
-
-
 def _this_process() -> dict:
     """Number and start, since numbers are used again."""
     return {"pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def _alive(process: dict) -> bool:
-    try:
-        return psutil.Process(process["pid"]).create_time() == process["started"]
-    except (KeyError, psutil.Error):
-        return False
 
 
 def _git_state() -> dict:
