@@ -7,18 +7,20 @@ import pytest
 from onelap.calibration import Calibration, against_skew, fit, without_label_bias
 
 KINDS = ["common", "rare"]
-TRAINED_ON = pd.Series(["common"] * 8 + ["rare"] * 2)
+TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)
 
 
 def test_a_model_that_knows_only_the_shares_has_no_opinion_once_they_are_taken_out():
     knows_shares = np.array([[0.8, 0.2]])
-    assert against_skew(TRAINED_ON, KINDS, 1.0).apply(knows_shares) == pytest.approx(np.array([[0.5, 0.5]]))
-    assert against_skew(TRAINED_ON, KINDS, 0.5).apply(knows_shares) == pytest.approx(np.array([[2 / 3, 1 / 3]]))
+    assert against_skew(TRAINED_ON, KINDS, 1.0).apply(knows_shares) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
+    assert against_skew(TRAINED_ON, KINDS, 0.5).apply(knows_shares) == pytest.approx(
+        np.array([[2 / 3, 1 / 3]]), abs=1e-3
+    )
     assert against_skew(TRAINED_ON, KINDS, 0.0).apply(knows_shares) == pytest.approx(knows_shares)
 
 
 def test_certainty_stays_certain():
-    assert against_skew(TRAINED_ON, KINDS, 0.5).apply(np.array([[1.0, 0.0]])).tolist() == [[1.0, 0.0]]
+    assert against_skew(TRAINED_ON, KINDS, 0.5).apply(np.array([[1.0, 0.0]])) == pytest.approx(np.array([[1.0, 0.0]]))
 
 
 def test_label_bias_goes_and_what_is_known_of_a_note_stays():
@@ -53,6 +55,29 @@ def test_there_may_be_no_threshold_for_a_target():
     probabilities = np.tile([0.7, 0.3], (40, 1))
     truth = pd.Series(["common", "rare"] * 20)
     assert fit(Calibration(dict.fromkeys(KINDS, 0.0)), probabilities, truth, target=0.9).threshold is None
+
+
+@pytest.mark.parametrize("probabilities", [[[0.8, 0.2]] * 5, [[0.8, 0.2]] * 40, [[1.0, 0.0]] * 40])
+def test_few_notes_or_notes_that_are_all_right_leave_the_temperature_alone(probabilities):
+    truth = pd.Series(["common"] * len(probabilities))
+    assert fit(Calibration(dict.fromkeys(KINDS, 0.0)), np.array(probabilities), truth, 0.9).temperature == 1.0
+
+
+def test_impossible_kinds_and_unseen_ones_stay_finite():
+    said = np.array([[1.0, 0.0]] * 40)
+    for calibration in (without_label_bias(said, TRAINED_ON, KINDS), against_skew(TRAINED_ON[:800], KINDS, 1.0)):
+        assert np.isfinite(calibration.apply(said)).all()
+
+
+def test_the_order_of_the_kinds_does_not_matter():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([1, 1, 1], 200)
+    truth = pd.Series([rng.choice(["a", "b", "c"], p=row) for row in p])
+    temperatures = []
+    for order in ("abc", "cab"):
+        columns = ["abc".index(kind) for kind in order]
+        temperatures.append(fit(Calibration(dict.fromkeys(order, 0.0)), p[:, columns], truth, 0.9).temperature)
+    assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-3) and temperatures[0] == pytest.approx(1, abs=0.3)
 
 
 def test_it_is_kept_with_the_adapter(tmp_path):

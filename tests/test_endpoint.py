@@ -54,6 +54,11 @@ def test_a_real_server_answers_and_every_answer_is_counted(transformers_serve):
     assert counts["in set"] == answered.sum() and counts["in set"] + counts["outside the set"] + counts["refused"] == 3
 
 
+def test_a_model_that_the_server_does_not_have_is_told_in_its_words(transformers_serve):
+    with pytest.raises(UserError, match="expected an answer of the model other, found: status 400: "):
+        ask(transformers_serve, "other", ["a"], KINDS, {})
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://localhost:1/v1", "http://127.0.0.1:11434/v1/", "https://[::1]/v1", "http://127.9.9.9/v1"],
@@ -72,7 +77,7 @@ def test_another_machine_is_refused_unless_allowed(url):
     assert check_address(url, allow_upload=True) == url
 
 
-@pytest.mark.parametrize("url", ["localhost:11434", "ftp://localhost/", "http://"])
+@pytest.mark.parametrize("url", ["localhost:11434", "ftp://localhost/", "http://", "http://[bad/v1"])
 def test_what_is_no_address_is_refused_even_where_upload_is_allowed(url):
     with pytest.raises(UserError, match="expected an address such as"):
         check_address(url, allow_upload=True)
@@ -121,6 +126,8 @@ def script():
         ("lesson or knowledge", ""),
         ("a poem", ""),
         ("nonetheless", ""),
+        ("<think>a lesson, or a decision</think> none", "none"),
+        ("<think>Maybe a lesson", ""),
     ],
 )
 def test_answers_are_read_as_a_person_would(script, answer, kind):

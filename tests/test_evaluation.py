@@ -127,10 +127,54 @@ def test_as_many_more_notes_as_it_says_would_tell():
     assert found == pytest.approx(0.8, abs=0.08)
 
 
+@pytest.mark.parametrize("sources", [1, 3, 4])
+def test_few_sources_give_no_verdict_however_clear_it_looks(sources):
+    truth = "a" * 60
+    pair = compare("x", arm(truth, "b" * 60), "y", arm(truth, truth), sources_of(60, 60 // sources))
+    assert pair["mcnemar_p"] < 1e-9 and pair["verdict"] == "cannot_tell" and pair["more_notes"] > 0
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(4, 0, 4), (5, 0, 10), (4, 0, 100), (8, 2, 100)])
+def test_the_notes_that_are_missing_give_the_power_that_is_promised(gained, lost, n):
+    before, after = "b" * gained + "a" * (n - gained), "a" * gained + "b" * lost + "a" * (n - gained - lost)
+    pair = compare("x", arm("a" * n, before), "y", arm("a" * n, after), sources_of(n, 1))
+    assert pair["verdict"] == "cannot_tell"
+    share, rng = gained / n, np.random.default_rng(0)
+    change = rng.choice([1, 0, -1], p=[share, 1 - share - lost / n, lost / n], size=(2000, n + pair["more_notes"]))
+    found = [
+        stats.binomtest(g, g + k).pvalue < 0.05 if g + k else False
+        for g, k in zip((change == 1).sum(axis=1), (change == -1).sum(axis=1), strict=True)
+    ]
+    assert 0.77 < np.mean(found) < 0.95 or share == 1.0
+
+
+def test_intervals_hold_what_they_promise_with_few_sources():
+    """No true difference, sources that lean one way or the other: at most one false verdict in ten."""
+    rng, wrong = np.random.default_rng(0), 0
+    truth, sources = "a" * 96, sources_of(96, 12)
+    for _ in range(200):
+        lean = np.repeat(1 / (1 + np.exp(-rng.normal(0, 1, 8))), 12)
+        differ, up = rng.random(96) < 0.4, rng.random(96) < lean
+        x = "".join("b" if d and u else "a" for d, u in zip(differ, up, strict=True))
+        y = "".join("b" if d and not u else "a" for d, u in zip(differ, up, strict=True))
+        wrong += compare("x", arm(truth, x), "y", arm(truth, y), sources)["verdict"] != "cannot_tell"
+    assert wrong / 200 < 0.08
+
+
+def test_a_class_absent_from_test_is_left_out_of_every_rate():
+    metrics = measure(arm("aabb" * 5, "abab" * 5), sources_of(20), KINDS)
+    assert metrics["recall"]["c"]["value"] is None and metrics["macro_f1"]["value"] == pytest.approx(0.5)
+
+
+def test_a_silent_arm_has_no_calibration():
+    notes = pd.DataFrame({"id": ["0", "1"], "kind": ["a", "b"]})
+    assert calibration_error(predictions_table(notes, np.zeros((2, 3)), KINDS, 0.1)) is None
+
+
 def test_a_kind_with_too_few_notes_or_none_gets_no_verdict():
     truth = "a" * 40 + "b" * 8
-    by_kind = compare_by_kind("x", arm(truth, "b" * 48), "y", arm(truth, truth), sources_of(48))
-    assert by_kind["a"]["verdict"] == "better" and by_kind["b"] is None and "c" not in by_kind
+    by_kind = compare_by_kind("x", arm(truth, "b" * 48), "y", arm(truth, truth), sources_of(48), KINDS)
+    assert by_kind["a"]["verdict"] == "better" and by_kind["b"] is None and by_kind["c"] is None
 
 
 def test_no_answer_is_a_wrong_answer_and_no_kind_of_its_own():
@@ -142,7 +186,7 @@ def test_no_answer_is_a_wrong_answer_and_no_kind_of_its_own():
 
 
 def test_choices_between_arms_are_made_on_validation_notes():
-    notes = pd.DataFrame({"id": ["x", "y"], "kind": ["a", "a"], "source": ["s", "t"]})
+    notes = pd.DataFrame({"id": ["x", "y"], "kind": ["a", "a"], "cluster": ["s", "t"]})
     right, wrong = [[1.0, 0, 0]] * 2, [[0, 1.0, 0]] * 2
     metrics = {
         arm: assess(notes, notes, np.array(probabilities), 0.1, KINDS)[1]
@@ -169,7 +213,7 @@ def test_the_sentence_may_say_that_qlora_lost():
         "fine-tuning helped; tfidf 82 %: QLoRA lost to it"
     )
     assert state(accuracy, tuned, cheap | {"verdict": "cannot_tell"}).endswith(
-        "tfidf 82 %: cannot tell it from QLoRA (about 1,200 more test notes would)"
+        "tfidf 82 %: cannot tell it from QLoRA (about 1,200 more test notes, from new sources, would)"
     )
 
 

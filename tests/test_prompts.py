@@ -4,7 +4,7 @@ import pytest
 
 from onelap import UserError
 from onelap.models import load_tokenizer
-from onelap.prompts import build_prompt
+from onelap.prompts import MEANINGS, build_prompt, parse_definitions
 
 KINDS = ["knowledge", "lesson", "none"]
 
@@ -85,3 +85,15 @@ def test_examples_without_a_chat_template(toy_base):
     tokenizer.chat_template = None
     text = tokenizer.decode(build_prompt(tokenizer, KINDS, 192, None, [("burnt it", "lesson")]).encode("buy milk"))
     assert "burnt it\n\nKind: lesson\n\n" in text and text.endswith("buy milk\n\nKind:")
+
+
+def test_definitions_are_those_of_the_parameter_then_the_usual_ones():
+    found = parse_definitions("Lesson:  learnt: late ; ", KINDS)
+    assert found["lesson"] == "learnt: late" and set(found) == set(KINDS)
+    assert parse_definitions("", ("idea", "none")) == {"none": MEANINGS["none"]}
+
+
+@pytest.mark.parametrize("text", ["lesson is what I learnt", "lession: what I learnt"])
+def test_definitions_that_define_nothing_are_refused(text):
+    with pytest.raises(UserError, match="definitions: expected"):
+        parse_definitions(text, KINDS)

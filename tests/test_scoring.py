@@ -59,3 +59,10 @@ def test_batch_size_and_order_do_not_matter(model_and_prompt):
     backwards, _ = score(model, prompt, TEXTS[::-1], batch_size=2)
     np.testing.assert_allclose(np.log(all_at_once), np.log(one), atol=1e-4)
     np.testing.assert_allclose(np.log(backwards[::-1]), np.log(one), atol=1e-4)
+
+
+def test_a_long_label_is_never_impossible(model_and_prompt):
+    model, prompt = model_and_prompt
+    long = build_prompt(prompt.tokenizer, ["none", "設計上の意思決定とその理由の記録" * 4], 600)
+    probabilities, _ = score(model, long, TEXTS, batch_size=2)
+    assert (probabilities > 0).all() and np.isfinite(np.log(probabilities)).all()

@@ -90,7 +90,9 @@ def embeddings_model(folder: str) -> Pipeline:
     def vectors(texts: pd.Series) -> np.ndarray:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModel.from_pretrained(base, dtype="float32").eval()
         found = []
         for text in texts:

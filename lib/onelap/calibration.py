@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
-from sklearn.metrics import log_loss
 
 from onelap.runs import read_json, write_json
 
 FILE = "calibration.json"
 ROUNDS = 200  # each closes a part of what is left; after these it is below a thousandth
+LEAST = 1e-100
+MIN_FITTED = 30  # validation notes for a temperature
 MIN_SURE = 10  # validation notes above a threshold; fewer say nothing about its accuracy
 
 
@@ -33,8 +34,8 @@ class Calibration:
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """(notes, kinds), columns in the order of the offsets."""
-        with np.errstate(divide="ignore"):
-            return softmax((np.log(probabilities) + list(self.offsets.values())) / self.temperature, axis=1)
+        scores = np.log(np.maximum(probabilities, LEAST))
+        return softmax((scores + list(self.offsets.values())) / self.temperature, axis=1)
 
     def save(self, adapter: Path) -> None:
         """Beside the adapter's weights, since it belongs to them."""
@@ -52,23 +53,27 @@ def against_skew(trained_on: pd.Series, kinds: list[str], strength: float) -> Ca
     `trained_on` are the training notes' kinds. A strength of 1 takes their shares out wholly, which
     costs accuracy; 0 leaves them in. What was measured is in docs/LOG.md.
     """
-    shares = trained_on.value_counts(normalize=True)
-    return Calibration({kind: float(-strength * np.log(shares[kind])) for kind in kinds})
+    shares = _shares(trained_on, kinds)
+    return Calibration(dict(zip(kinds, map(float, -strength * np.log(shares)), strict=True)))
+
+
+def _shares(trained_on: pd.Series, kinds: list[str]) -> np.ndarray:
+    """(kinds,) each kind's share of the training notes, half a note added so that none is zero."""
+    counts = trained_on.value_counts().reindex(kinds, fill_value=0).to_numpy() + 0.5
+    return counts / counts.sum()
 
 
 def without_label_bias(probabilities: np.ndarray, trained_on: pd.Series, kinds: list[str]) -> Calibration:
-    """Batch calibration of an untuned model, repeated until it names each kind as often as the training notes have it.
+    """Offsets after which an untuned model gives each kind the probability, on average, that it has in training.
 
     A model that has learnt nothing here prefers some words to others, whatever the note. Batch
     calibration (Zhou et al. 2024, https://arxiv.org/abs/2309.17249) divides by what it says on
-    average over the notes, whose kinds are not looked at; once is not enough where it says nearly
-    always the same. Contextual calibration asks about an empty note instead, which that paper
-    finds to depend on how it is written.
+    average over the notes, whose kinds are not looked at; where it says nearly always the same,
+    once is not enough, so that it is repeated here, towards the kinds' shares. Contextual calibration
+    asks about an empty note instead, which that paper finds to depend on how it is written.
     """
-    shares = trained_on.value_counts(normalize=True).reindex(kinds).to_numpy()
-    offsets = np.zeros(len(kinds))
-    with np.errstate(divide="ignore"):
-        scores = np.log(probabilities)
+    shares, offsets = _shares(trained_on, kinds), np.zeros(len(kinds))
+    scores = np.log(np.maximum(probabilities, LEAST))
     for _ in range(ROUNDS):
         said = softmax(scores + offsets, axis=1).mean(axis=0)
         offsets += np.log(shares / said)
@@ -76,22 +81,26 @@ def without_label_bias(probabilities: np.ndarray, trained_on: pd.Series, kinds: 
 
 
 def fit(calibration: Calibration, probabilities: np.ndarray, truth: pd.Series, target: float) -> Calibration:
-    """Add the temperature of the lowest log loss (Guo et al. 2017) and the threshold for a target accuracy.
+    """Add the temperature of the lowest log loss (Guo et al. 2017), if there is one, and a threshold for a target.
 
     probabilities: (notes, kinds), uncorrected, of validation notes whose kinds are `truth`. The
     threshold is the one that keeps most notes of those above which the share of right answers
     is `target` or more.
     """
     kinds = list(calibration.offsets)
+    given = np.array([kinds.index(kind) for kind in truth], dtype=int)
 
     def loss(log_temperature: float) -> float:
-        tempered = Calibration(calibration.offsets, float(np.exp(log_temperature)))
-        return log_loss(truth, tempered.apply(probabilities), labels=sorted(kinds))
+        tempered = Calibration(calibration.offsets, float(np.exp(log_temperature))).apply(probabilities)
+        return float(-np.log(np.maximum(tempered[np.arange(len(given)), given], LEAST)).mean())
 
-    best = minimize_scalar(loss, bounds=(np.log(0.1), np.log(20)), method="bounded")
-    tempered = Calibration(calibration.offsets, float(np.exp(best.x)))
+    lowest, highest = np.log(0.1), np.log(20)
+    best = minimize_scalar(loss, bounds=(lowest, highest), method="bounded").x
+    # Few notes, or notes that are all right, would have it as sure as can be.
+    found = len(given) >= MIN_FITTED and lowest + 0.05 < best < highest - 0.05 and loss(best) < loss(0.0) - 1e-6
+    tempered = Calibration(calibration.offsets, float(np.exp(best)) if found else 1.0)
     corrected = tempered.apply(probabilities)
-    right = np.array(kinds)[corrected.argmax(axis=1)] == truth.to_numpy()
+    right = corrected.argmax(axis=1) == given
     return Calibration(tempered.offsets, tempered.temperature, _threshold(corrected.max(axis=1), right, target))
 
 

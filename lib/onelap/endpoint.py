@@ -29,7 +29,10 @@ def check_address(url: str, allow_upload: bool) -> str:
     Only `localhost` and addresses in numbers are taken for this machine: a name would have to be
     looked up, and may mean another machine next time.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"endpoint: expected an address such as http://localhost:11434/v1, found {url}")
     if not allow_upload and not _is_here(parts.hostname):
@@ -80,12 +83,22 @@ def _reply(client: httpx.Client, url: str, model: str, prompt: str, counts: Coun
             response.raise_for_status()
             choice = response.json()["choices"][0]
             content = choice["message"].get("content") or ""
-            if choice["message"].get("refusal") or choice.get("finish_reason") == "content_filter" or not content:
-                return content, "refused"
-            return content, "answered"
-        except httpx.TimeoutException as error:
-            failed = str(error) or "no answer in time", "timeout"
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
+            if choice["message"].get("refusal") or choice.get("finish_reason") == "content_filter":
+                return "", "refused"
+            return re.sub(r"<think>.*?(?:</think>|\Z)", "", content, flags=re.DOTALL), "answered"
+        except httpx.TimeoutException:
+            failed = f"no answer within {client.timeout.read:g} seconds", "timeout"
+        except httpx.HTTPStatusError as error:
+            failed = f"status {error.response.status_code}: {error.response.text[:200]}", "error"
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+        ) as error:
             failed = str(error) or type(error).__name__, "error"
     return failed
 

@@ -4,7 +4,8 @@ Formulas come from scikit-learn and SciPy:
 
 - rates: Wilson's score interval (Wilson 1927), `scipy.stats.binomtest`;
 - macro-F1 and differences between arms: percentile bootstrap over sources, since notes of
-  one source are not independent (cluster bootstrap, Field & Welsh 2007);
+  one source are not independent (cluster bootstrap, Field & Welsh 2007), the percentiles widened
+  for few sources (expanded percentile interval, Hesterberg 2015, https://arxiv.org/abs/1411.5279);
 - pairs: exact McNemar test (McNemar 1947), the binomial test on the notes where the arms differ.
 """
 
@@ -21,8 +22,10 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 ECE_BINS = 10
 SIGNIFICANCE = 0.05
+MOST_NOTES = 20_000  # needed for a difference of about a point; beyond that the number says nothing
 POWER = 0.8
-DIFFERING = 1 / 3  # share of the notes on which two arms differ; a base and its fine-tuned self do by about that much
+DIFFERING = 1 / 3  # share of the notes on which two arms differ; a fifth to a half in the laps of docs/LOG.md
+MIN_CLUSTERS = 5  # sources in the test, below which no verdict is given: their spread cannot be known
 
 
 def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: list[str], seconds: float):
@@ -31,14 +34,14 @@ def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: lis
     probabilities: (notes, kinds) in the order of `kinds`, only zeros where there was no answer, and
     `predicted` is then empty; seconds: time a note, the same for all.
     """
-    rounded = probabilities.round(6)
+    probabilities = probabilities.round(6)
     return pd.DataFrame(
         {
             "id": notes["id"].to_numpy(),
             "kind": notes["kind"].to_numpy(),
             "predicted": [kinds[row.argmax()] if row.any() else "" for row in probabilities],
-            "probabilities": [dict(zip(kinds, map(float, row), strict=True)) for row in rounded],
-            "seconds": round(seconds, 6),
+            "probabilities": [dict(zip(kinds, map(float, row), strict=True)) for row in probabilities],
+            "seconds": round(seconds, 9),
         }
     )
 
@@ -53,7 +56,7 @@ def assess(
     """
     before = predictions_table(validation, probabilities[: len(validation)], kinds, seconds)
     predictions = predictions_table(test, probabilities[len(validation) :], kinds, seconds)
-    metrics = measure(predictions, test["source"], kinds)
+    metrics = measure(predictions, test["cluster"], kinds)
     return predictions, metrics | {"validation_accuracy": rate(_right(before))}
 
 
@@ -63,10 +66,10 @@ def best_on_validation(metrics: dict[str, dict], arms: list[str]) -> str:
     return max(measured, key=lambda arm: metrics[arm]["validation_accuracy"]["value"])
 
 
-def measure(predictions: pd.DataFrame, sources: pd.Series, kinds: list[str]) -> dict:
+def measure(predictions: pd.DataFrame, clusters: pd.Series, kinds: list[str]) -> dict:
     """The content of `metrics.json`; each rate is `{value, low, high, n}`.
 
-    `sources` is aligned with `predictions`. A kind that was never true (recall) or never
+    `clusters` (`Run.read_part`) is aligned with `predictions`. A kind that was never true (recall) or never
     predicted (precision) has n 0 and null values.
     """
     truth, predicted = predictions["kind"], predictions["predicted"]
@@ -74,7 +77,7 @@ def measure(predictions: pd.DataFrame, sources: pd.Series, kinds: list[str]) -> 
     return {
         "n": len(predictions),
         "accuracy": rate(right),
-        "macro_f1": _macro_f1(truth.to_numpy(), predicted.to_numpy(), sources),
+        "macro_f1": _macro_f1(truth.to_numpy(), predicted.to_numpy(), clusters),
         "recall": {kind: rate(right[truth == kind]) for kind in kinds},
         "precision": {kind: rate(right[predicted == kind]) for kind in kinds},
         "ece": calibration_error(predictions),
@@ -105,10 +108,11 @@ def rate(hits: pd.Series | np.ndarray) -> dict:
     return {"value": float(hits.mean()), "low": interval.low, "high": interval.high, "n": len(hits)}
 
 
-def calibration_error(predictions: pd.DataFrame) -> float:
-    """Expected calibration error of the predicted kind, 10 bins of equal width (Guo et al. 2017)."""
-    table = reliability(predictions)
-    return float((table["notes"] * (table["right"] - table["confidence"]).abs()).sum() / len(predictions))
+def calibration_error(predictions: pd.DataFrame) -> float | None:
+    """Expected calibration error of the answers that were given, 10 bins of equal width (Guo et al. 2017)."""
+    table = reliability(predictions[predictions["predicted"] != ""])
+    gaps = table["notes"] * (table["right"] - table["confidence"]).abs()
+    return float(gaps.sum() / table["notes"].sum()) if len(table) else None
 
 
 def reliability(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -132,24 +136,25 @@ def _confidence(predictions: pd.DataFrame) -> np.ndarray:
     return predictions["probabilities"].map(lambda p: max(p.values())).to_numpy()
 
 
-def compare(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, sources: pd.Series) -> dict:
+def compare(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, clusters: pd.Series) -> dict:
     """Arm b against arm a on the same notes; `difference` is accuracy b minus accuracy a.
 
     Returns `a, b, n, difference {value, low, high}, gained, lost, mcnemar_p, verdict, more_notes`:
     gained are notes that b alone has right, lost are those that a alone has right. The verdict is
-    `better` (`worse`) where the whole interval is above (below) zero and McNemar's p is below
-    0.05, else `cannot_tell`; then `more_notes` is how many more test notes of the same sort would
-    show a difference as large as this one with 80 % power (null where the arms are equal: no
-    number would). Raises UserError where the arms were not measured on the same notes.
+    `better` (`worse`) where the whole interval is above (below) zero, McNemar's p is below 0.05
+    and the notes come from `MIN_CLUSTERS` sources or more, else `cannot_tell`; then `more_notes`
+    is how many more test notes, from new sources, would show a difference as large as this one
+    with 80 % power (null where the arms are equal: no number would). Raises UserError where the
+    arms were not measured on the same notes.
     """
     if list(a["id"]) != list(b["id"]) or list(a["kind"]) != list(b["kind"]):
         raise UserError(f"{name_a} and {name_b} were measured on different test notes: make both again on this dataset")
     change = _right(b).astype(int) - _right(a).astype(int)
     gained, lost = int((change == 1).sum()), int((change == -1).sum())
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    low, high = _bootstrap_mean(change, sources)
+    low, high = _bootstrap_mean(change, clusters)
     verdict = "cannot_tell"
-    if p < SIGNIFICANCE and (low > 0 or high < 0):
+    if p < SIGNIFICANCE and (low > 0 or high < 0) and clusters.nunique() >= MIN_CLUSTERS:
         verdict = "better" if low > 0 else "worse"
     return {
         "a": name_a,
@@ -160,48 +165,63 @@ def compare(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, sources:
         "lost": lost,
         "mcnemar_p": p,
         "verdict": verdict,
-        "more_notes": _more_notes(float(change.mean()), low, high, len(a)) if verdict == "cannot_tell" else 0,
+        "more_notes": _more_notes(change, clusters) if verdict == "cannot_tell" else 0,
     }
 
 
-def _more_notes(difference: float, low: float, high: float, n: int) -> int | None:
-    """From the interval, which holds how alike notes of one source are: its width shrinks with the root of n."""
+def _more_notes(change: np.ndarray, clusters: pd.Series) -> int | None:
+    """By exact power, times how much less a note tells that is like the others of its source (design effect)."""
+    n, differing, difference = len(change), np.abs(change).mean(), abs(change.mean())
     if not difference:
         return None
-    error = (high - low) / (2 * stats.norm.isf(SIGNIFICANCE / 2))
-    needed = n * ((stats.norm.isf(SIGNIFICANCE / 2) + stats.norm.isf(1 - POWER)) * error / difference) ** 2
-    return max(1, int(np.ceil(needed)) - n)
+    needed = 1
+    while _power(needed, differing, difference) < POWER and needed < MOST_NOTES:
+        needed += max(1, needed // 20)
+    by_cluster = pd.Series(change).groupby(clusters.to_numpy())
+    spread = (by_cluster.sum() - by_cluster.size() * change.mean()).pow(2).sum()
+    alone = ((change - change.mean()) ** 2).sum()
+    return max(1, int(needed * max(1.0, spread / alone if alone else 1.0)) - n)
 
 
-def compare_by_kind(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, sources: pd.Series) -> dict[str, dict]:
-    """{kind: `compare` over its test notes, or None where they are too few to show any gain}."""
+def _power(n: int, differing: float, gain: float) -> float:
+    """Of the exact McNemar test at 5 % on n notes, where arms differ on a share of them and one is better by `gain`.
+
+    Summed over the binomial number of notes that differ (Duffy 1984, https://doi.org/10.2307/2530940).
+    """
+    number = np.arange(n + 1)
+    # The fewest notes gained, of those that differ, for a p below 5 % (two-sided).
+    needed = stats.binom.isf(SIGNIFICANCE / 2, number, 0.5) + 1
+    share = (differing + gain) / (2 * differing)
+    return float(stats.binom.pmf(number, n, differing) @ stats.binom.sf(needed - 1, number, share))
+
+
+def compare_by_kind(
+    name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, clusters: pd.Series, kinds: list[str]
+) -> dict[str, dict | None]:
+    """{kind: `compare` over its test notes, or None where they are too few to show any gain}: recall, that is."""
     found = {}
-    for kind, rows in a["kind"].groupby(a["kind"]).indices.items():
+    for kind in kinds:
+        rows = np.flatnonzero(a["kind"] == kind)
         measurable = detectable_gain(len(rows)) is not None
-        found[kind] = compare(name_a, a.iloc[rows], name_b, b.iloc[rows], sources.iloc[rows]) if measurable else None
+        found[kind] = compare(name_a, a.iloc[rows], name_b, b.iloc[rows], clusters.iloc[rows]) if measurable else None
     return found
 
 
 def detectable_gain(n: int) -> float | None:
     """The smallest gain in accuracy that n test notes show with 80 % power, in steps of a point; None: no gain does.
 
-    Exact McNemar test at 5 %, where the arms differ on a third of the notes: power is summed
-    over the binomial number of such notes (Duffy 1984, https://doi.org/10.2307/2530940).
+    Exact McNemar test at 5 %, where the arms differ on a third of the notes.
     """
-    differing = np.arange(n + 1)
-    weight = stats.binom.pmf(differing, n, DIFFERING)
-    # The fewest notes gained, of those that differ, for a p below 5 % (two-sided).
-    needed = stats.binom.isf(SIGNIFICANCE / 2, differing, 0.5) + 1
     for gain in np.arange(0.01, DIFFERING, 0.01):
-        share = (DIFFERING + gain) / (2 * DIFFERING)
-        if weight @ stats.binom.sf(needed - 1, differing, share) >= POWER:
+        if _power(n, DIFFERING, gain) >= POWER:
             return round(float(gain), 2)
     return None
 
 
 def state(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
     """The result of a lap in one sentence: QLoRA compared with the untuned base, then with the best cheap arm."""
-    before, rival, gain = tuned["a"], cheap["a"], tuned["difference"]
+    before, rival = tuned["a"], cheap["a"]
+    gain, low, high = (_signed(tuned["difference"][name]) for name in ("value", "low", "high"))
     against_base = {
         "better": "fine-tuning helped",
         "worse": "fine-tuning did harm",
@@ -214,14 +234,19 @@ def state(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
     }[cheap["verdict"]]
     return (
         f"{before} {percent(accuracy[before])} → qlora {percent(accuracy['qlora'])} on {tuned['n']} frozen test notes "
-        f"({points(gain['value']):+d} points, 95 % interval {points(gain['low'])} to {points(gain['high'])}): "
+        f"({gain} points, 95 % interval {low.removeprefix('+')} to {high.removeprefix('+')}): "
         f"{against_base}; {rival} {percent(accuracy[rival])}: {against_rival}"
     )
 
 
+def _signed(share: float) -> str:
+    """Percentage points with their sign; with a decimal where it is less than one."""
+    return f"{100 * share:+.1f}" if 0 < abs(100 * share) < 0.95 else f"{points(share):+d}"
+
+
 def _wanting(pair: dict) -> str:
     more = pair["more_notes"]
-    return f" (about {float(f'{more:.2g}'):,.0f} more test notes would)" if more else ""
+    return f" (about {float(f'{more:.2g}'):,.0f} more test notes, from new sources, would)" if more else ""
 
 
 def percent(share: float | None) -> str:
@@ -245,9 +270,9 @@ def _right(predictions: pd.DataFrame) -> np.ndarray:
     return (predictions["kind"] == predictions["predicted"]).to_numpy()
 
 
-def _macro_f1(truth: np.ndarray, predicted: np.ndarray, sources: pd.Series) -> dict:
+def _macro_f1(truth: np.ndarray, predicted: np.ndarray, clusters: pd.Series) -> dict:
     """Macro-F1 over the kinds that occur, as truth or as answer, with an interval from resampled sources."""
-    members = _members(sources)
+    members = _members(clusters)
 
     def f1(rows):
         occurring = sorted(set(truth[rows]) | set(predicted[rows]) - {""})
@@ -256,14 +281,15 @@ def _macro_f1(truth: np.ndarray, predicted: np.ndarray, sources: pd.Series) -> d
     def statistic(sampled):
         return f1(np.concatenate([members[int(index)] for index in sampled]))
 
-    value = f1(np.arange(len(truth)))
-    interval = _percentile(np.arange(len(members)), statistic, vectorized=False, resamples=RESAMPLES // 4)
-    return {"value": float(value), "low": interval[0], "high": interval[1], "n": len(truth)}
+    low, high = (0.0, 1.0) if len(members) < 2 else _percentile(len(members), statistic, False, RESAMPLES // 4)
+    return {"value": float(f1(np.arange(len(truth)))), "low": low, "high": high, "n": len(truth)}
 
 
-def _bootstrap_mean(values: np.ndarray, sources: pd.Series) -> tuple[float, float]:
-    """Interval of the mean of `values` when whole sources are resampled."""
-    members = _members(sources)
+def _bootstrap_mean(values: np.ndarray, clusters: pd.Series) -> tuple[float, float]:
+    """Interval of the mean of `values` when whole sources are resampled; all that is possible for a single source."""
+    members = _members(clusters)
+    if len(members) < 2:
+        return -1.0, 1.0
     sums = np.array([values[member].sum() for member in members])
     sizes = np.array([len(member) for member in members])
 
@@ -271,23 +297,24 @@ def _bootstrap_mean(values: np.ndarray, sources: pd.Series) -> tuple[float, floa
         sampled = sampled.astype(int)
         return sums[sampled].sum(axis=axis) / sizes[sampled].sum(axis=axis)
 
-    return _percentile(np.arange(len(members)), statistic, vectorized=True, resamples=RESAMPLES)
+    return _percentile(len(members), statistic, True, RESAMPLES)
 
 
-def _members(sources: pd.Series) -> list[np.ndarray]:
-    """Row numbers of each source; with one source only, of each note, since it shows no spread."""
-    if sources.nunique() < 2:
-        return list(np.arange(len(sources)).reshape(-1, 1))
-    return list(sources.reset_index(drop=True).groupby(sources.to_numpy()).indices.values())
+def _members(clusters: pd.Series) -> list[np.ndarray]:
+    """Row numbers of each source."""
+    return list(clusters.reset_index(drop=True).groupby(clusters.to_numpy()).indices.values())
 
 
-def _percentile(indices: np.ndarray, statistic, vectorized: bool, resamples: int) -> tuple[float, float]:
+def _percentile(clusters: int, statistic, vectorized: bool, resamples: int) -> tuple[float, float]:
+    """Percentiles of the bootstrap distribution, further out the fewer clusters there are (Hesterberg 2015)."""
+    t = stats.t.isf((1 - CONFIDENCE) / 2, clusters - 1)
+    outside = stats.norm.sf(np.sqrt(clusters / (clusters - 1)) * t)
     result = stats.bootstrap(
-        (indices,),
+        (np.arange(clusters),),
         statistic,
         vectorized=vectorized,
         n_resamples=resamples,
-        confidence_level=CONFIDENCE,
+        confidence_level=1 - 2 * outside,
         method="percentile",
         rng=np.random.default_rng(0),
     )
@@ -301,7 +328,7 @@ def arms_table(metrics: dict[str, dict]) -> pd.DataFrame:
             arm: {
                 "accuracy (95 % interval)": with_interval(measured["accuracy"]),
                 "macro-F1 (95 % interval)": with_interval(measured["macro_f1"]),
-                "calibration error": f"{measured['ece']:.2f}",
+                "calibration error": "–" if measured["ece"] is None else f"{measured['ece']:.2f}",
                 "ms a note": f"{1000 * measured['seconds_per_note']:.2f}",
                 "test notes": measured["n"],
             }

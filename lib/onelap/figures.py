@@ -166,6 +166,7 @@ def recall_change(before: dict, after: dict, kinds: list[str], name: str) -> Non
         if old["value"] is None:
             continue
         axes.plot([new["low"], new["high"]], [row, row], color=BLUE, linewidth=7, alpha=0.2)
+        axes.plot([old["low"], old["high"]], [row + 0.25, row + 0.25], color=GREY, linewidth=2, alpha=0.5)
         arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 1.5, "shrinkA": 5, "shrinkB": 5}
         axes.annotate("", (new["value"], row), (old["value"], row), arrowprops=arrow)
         axes.plot(old["value"], row, "o", markerfacecolor="white", color=GREY)
@@ -181,7 +182,7 @@ def recall_change(before: dict, after: dict, kinds: list[str], name: str) -> Non
     )
     shown = [
         Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor="white", label=name),
-        Line2D([], [], color=BLUE, marker="o", label="qlora, with 95 % interval"),
+        Line2D([], [], color=BLUE, marker="o", label="qlora; bars: 95 % intervals"),
     ]
     axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
@@ -229,7 +230,7 @@ def cost(metrics: dict[str, dict]) -> None:
     _, axes = plt.subplots(figsize=(WIDTH, 4.2))
     placed = []
     for arm in sorted(metrics, key=lambda name: metrics[name]["accuracy"]["value"]):
-        seconds, accuracy = metrics[arm]["seconds_per_note"], metrics[arm]["accuracy"]["value"]
+        seconds, accuracy = max(1e-7, metrics[arm]["seconds_per_note"]), metrics[arm]["accuracy"]["value"]
         colour = BLUE if arm == "qlora" else GREY
         axes.plot(seconds, accuracy, "o", color=colour, markersize=8)
         # Labels of arms that lie on each other are stacked upwards.

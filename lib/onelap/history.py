@@ -84,7 +84,7 @@ def compare_runs(a: Run, b: Run) -> dict[str, dict]:
         )
     left, right = a.read_arms(), b.read_arms()
     return {
-        arm: compare(f"{a.path.name} {arm}", left[arm][0], f"{b.path.name} {arm}", right[arm][0], test["source"])
+        arm: compare(f"{a.path.name} {arm}", left[arm][0], f"{b.path.name} {arm}", right[arm][0], test["cluster"])
         for arm in left
         if arm in right
     }

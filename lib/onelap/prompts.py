@@ -116,13 +116,15 @@ def question(kinds: list[str], definitions: Mapping[str, str], text: str) -> str
 def parse_definitions(text: str, kinds: Sequence[str]) -> dict[str, str]:
     """{kind: meaning} of a parameter such as "lesson: what experience taught; value: ...", else of `MEANINGS`.
 
-    Meanings of other kinds than `kinds` are left out. Raises UserError for a part without a colon.
+    Raises UserError for a part without a colon, or about a kind that is not among `kinds`.
     """
     found = dict(MEANINGS)
     for part in filter(str.strip, text.split(";")):
         kind, colon, meaning = part.partition(":")
         if not colon:
             raise UserError(f"definitions: expected `kind: meaning; kind: meaning`, found {part.strip()!r}")
+        if normalize(kind) not in kinds:
+            raise UserError(f"definitions: expected meanings of {', '.join(kinds)}, found one of {kind.strip()!r}")
         found[normalize(kind)] = meaning.strip()
     return {kind: found[kind] for kind in kinds if kind in found}
 

@@ -164,13 +164,14 @@ def resolve_inputs(parameters: dict) -> list[str]:
         except UserError as error:
             problems.append(str(error))
 
-    attempt(parse_definitions, parameters["definitions"], [])
     if parameters["endpoint"]:
         attempt(check_address, parameters["endpoint"], parameters["allow_upload"])
     if parameters["embedding_model"]:
         parameters["embedding_model"] = str(attempt(locate_base, parameters["embedding_model"]))
     notes = attempt(locate_notes, parameters["notes_path"])
-    attempt(Fields.parse, *(parameters[name] for name in FIELD_PARAMETERS))
+    fields = attempt(Fields.parse, *(parameters[name] for name in FIELD_PARAMETERS))
+    if fields:
+        attempt(parse_definitions, parameters["definitions"], fields.kinds)
     base = attempt(locate_base, parameters["base_model"])
     attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
     parameters["notes_path"] = str(notes)

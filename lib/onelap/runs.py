@@ -27,6 +27,7 @@ import psutil
 import yaml
 
 from onelap import PROJECT, UserError, find_path
+from onelap.markup import normalize
 
 PARTS = ["train", "validation", "test"]
 RECORDED_PACKAGES = [
@@ -41,6 +42,8 @@ RECORDED_PACKAGES = [
     "scikit-learn",
     "pandas",
     "numpy",
+    "scipy",
+    "tokenizers",
 ]
 
 
@@ -193,8 +196,13 @@ class Run:
         self.update(hashes={"data": digest, "split": hashlib.sha256(parts.encode()).hexdigest()})
 
     def read_part(self, part: str) -> pd.DataFrame:
-        """Columns `id, text, kind, source` of one part, and `texture` where it is known of any note."""
-        return read_lines(self.require(self.dataset_path / f"{part}.jsonl", "01_data_prep"))
+        """Columns `id, text, kind, source, cluster` of one part, and `texture` where it is known of any note.
+
+        Notes of one `cluster` are not independent: those of one source, unless the split went by note.
+        """
+        notes = read_lines(self.require(self.dataset_path / f"{part}.jsonl", "01_data_prep"))
+        known = (notes["source"] != "") & self.read_manifest().get("grouped_by_source", True)
+        return notes.assign(cluster=("source " + notes["source"].map(normalize)).where(known, "note " + notes["id"]))
 
     def read_manifest(self) -> dict:
         """What 01_data_prep says of the dataset: kinds, counts, skipped files."""

@@ -17,6 +17,7 @@ from onelap.prompts import Prompt
 from onelap.runs import read_json, write_json
 
 PROBE_NOTES, PROBE_BATCH = 32, 8
+LEAST = 1e-100
 PARITY = 1e-3  # in probability; a reloaded adapter differs by rounding only
 
 
@@ -39,7 +40,8 @@ def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.
         scores = answer_log_likelihoods(model, prompt, [rests[index] for index in chosen], prefix)
         if not torch.isfinite(scores).all():
             raise FloatingPointError(f"the model gives scores that are not finite in {model.dtype}")
-        probabilities[chosen] = torch.softmax(scores, dim=-1).cpu().numpy()
+        # A long answer's likelihood is soon too small for float32, and nothing is impossible.
+        probabilities[chosen] = torch.softmax(scores.double(), dim=-1).clamp_min(LEAST).cpu().numpy()
     return probabilities, (time.perf_counter() - start) / len(texts)
 
 
