@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -63,8 +64,14 @@ def test_bytes_that_are_no_text_are_refused(data):
         decode(data)
 
 
+def times_of(vault):
+    """When each entry was last changed; os.walk, since pathlib before 3.11.7 stops at a link that is too long."""
+    entries = [Path(folder, name) for folder, folders, files in os.walk(vault) for name in folders + files]
+    return {path: path.lstat().st_mtime_ns for path in entries}
+
+
 def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
-    before = {path: path.lstat().st_mtime_ns for path in hostile_vault.rglob("*")}
+    before = times_of(hostile_vault)
     reading = read_notes(hostile_vault, FIELDS)
     texts = dict(reading.notes[["id", "text"]].values)
     assert texts["crlf and spaces.txt"] == "Be kind.\nAlways." and texts["cr.txt"] == "One.\nTwo."
@@ -112,7 +119,7 @@ def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
     assert reasons == expected
     assert dict(reading.skipped[["where", "count"]].values)[".obsidian"] == 2
     assert reading.removed == {"tag": 3}
-    assert {path: path.lstat().st_mtime_ns for path in hostile_vault.rglob("*")} == before, "nothing on disk is changed"
+    assert times_of(hostile_vault) == before, "nothing on disk is changed"
 
 
 def test_a_folder_that_cannot_be_opened_is_named(tmp_path):
