@@ -17,7 +17,7 @@ from onelap.evaluation import UNTUNED
 from onelap.parameters import NOTEBOOKS
 
 STEMS = [path.stem for path in NOTEBOOKS]
-ARM_FILES = {"metrics.json", "predictions.jsonl"}
+ARM_FILES = {"metrics.json", "predictions.jsonl", "validation.jsonl"}
 ARMS = ["majority", "markup", "tfidf", *UNTUNED, "qlora"]
 
 
@@ -120,7 +120,8 @@ def check_arms(folder, comparison):
 
 
 def check_numbers_without_the_library(folder, comparison):
-    """Rates, F1, differences and p from `predictions.jsonl` alone, by other means than the library's."""
+    """Rates, F1, differences, p and choices from the predictions alone, by other means than the library's."""
+    validated = {}
     arms = {
         path.parent.name: pd.read_json(path, lines=True, dtype={"predicted": str})
         for path in folder.glob("arms/*/predictions.jsonl")
@@ -142,6 +143,14 @@ def check_numbers_without_the_library(folder, comparison):
             if (table["predicted"] == kind).any():
                 assert said["precision"][kind]["value"] == pytest.approx(hits / (table["predicted"] == kind).sum())
         assert said["macro_f1"]["value"] == pytest.approx(np.mean(f1))
+        confidence = table["probabilities"].map(lambda shares: max(shares.values()))
+        bins = np.minimum((confidence * 10).astype(int), 9)
+        gaps = [abs(right[arm][bins == one].sum() - confidence[bins == one].sum()) for one in set(bins)]
+        assert said["ece"] == pytest.approx(sum(gaps) / len(table), abs=1e-6)
+        chosen_on = pd.read_json(folder / f"arms/{arm}/validation.jsonl", lines=True, dtype={"predicted": str})
+        validated[arm] = (chosen_on["kind"] == chosen_on["predicted"]).mean()
+    for role, among in (("before", UNTUNED), ("rival", ["majority", "markup", "tfidf"])):
+        assert comparison[role] == max(among, key=validated.get)
     for pair in comparison["pairs"]:
         gained = (right[pair["b"]] & ~right[pair["a"]]).sum()
         lost = (right[pair["a"]] & ~right[pair["b"]]).sum()

@@ -48,16 +48,16 @@ def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: lis
 
 def assess(
     validation: pd.DataFrame, test: pd.DataFrame, probabilities: np.ndarray, seconds: float, kinds: list[str]
-) -> tuple[pd.DataFrame, dict]:
-    """Predictions and metrics of one arm on the test notes, as `Run.write_arm` takes them.
+) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
+    """One arm's predictions and metrics on the test notes, and its validation predictions, for `Run.write_arm`.
 
     probabilities: (validation notes + test notes, kinds). The accuracy on the validation notes is
     among the metrics: choices between arms are made on it, never on the test.
     """
-    before = predictions_table(validation, probabilities[: len(validation)], kinds, seconds)
+    chosen_on = predictions_table(validation, probabilities[: len(validation)], kinds, seconds)
     predictions = predictions_table(test, probabilities[len(validation) :], kinds, seconds)
     metrics = measure(predictions, test["cluster"], kinds)
-    return predictions, metrics | {"validation_accuracy": rate(_right(before))}
+    return predictions, metrics | {"validation_accuracy": rate(_right(chosen_on))}, chosen_on
 
 
 def best_on_validation(metrics: dict[str, dict], arms: list[str]) -> str:

@@ -4,7 +4,7 @@ params.yaml            every parameter of every notebook, resolved; written firs
 run.json               how things stand; rewritten atomically
 01_data_prep.ipynb …   executed notebooks
 dataset/               train.jsonl validation.jsonl test.jsonl manifest.json
-arms/<arm>/            predictions.jsonl metrics.json
+arms/<arm>/            predictions.jsonl metrics.json, and validation.jsonl: predictions that choices rest on
 training/              log.jsonl, checkpoints
 adapter/               the best adapter, safetensors
 comparison.json        arms, pairs, verdict and the sentence that states it
@@ -210,11 +210,12 @@ class Run:
 
     # Arms
 
-    def write_arm(self, arm: str, predictions: pd.DataFrame, metrics: dict) -> None:
-        """Write `arms/<arm>/predictions.jsonl` and `metrics.json`."""
+    def write_arm(self, arm: str, predictions: pd.DataFrame, metrics: dict, validation: pd.DataFrame) -> None:
+        """Write `arms/<arm>/predictions.jsonl`, `metrics.json` and `validation.jsonl`: what choices rest on."""
         folder = self.path / "arms" / arm
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(folder / "predictions.jsonl", predictions)
+        write_lines(folder / "validation.jsonl", validation)
         write_json(folder / "metrics.json", metrics)
 
     def read_arms(self) -> dict[str, tuple[pd.DataFrame, dict]]:

@@ -12,6 +12,7 @@ import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from sklearn.metrics import f1_score
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, TrainerCallback
 
 from onelap import UserError
@@ -80,7 +81,7 @@ class TrainingLog(TrainerCallback):
                 "step_seconds": round(self.step_seconds, 4),
             }
         elif "eval_loss" in logs:
-            line |= {"validation_loss": logs["eval_loss"], "validation_accuracy": logs["eval_accuracy"]}
+            line |= {f"validation_{name}": logs[f"eval_{name}"] for name in ("loss", "accuracy", "macro_f1")}
         else:
             return
         line |= {
@@ -112,12 +113,13 @@ class AnswerTrainer(SFTTrainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs, *args, **kwargs):
-        """Add the validation accuracy to the loss: it goes on rising after the loss has turned."""
+        """Add macro-F1 and accuracy on validation to the loss: they go on rising after the loss has turned."""
         if "eval_loss" in logs:
             notes, kinds = self.validation, list(self.prompt.answers)
             probabilities, _ = score(self.model, self.prompt, notes["text"].tolist(), self.args.eval_batch_size)
             predicted = [kinds[best] for best in probabilities.argmax(axis=1)]
             logs["eval_accuracy"] = float((notes["kind"] == predicted).mean())
+            logs["eval_macro_f1"] = f1_score(notes["kind"], predicted, average="macro", zero_division=0.0)
         super().log(logs, *args, **kwargs)
 
     def create_model_card(self, *_, **__):
@@ -192,7 +194,7 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         save_steps=between,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_accuracy",
+        metric_for_best_model="eval_macro_f1",
         logging_steps=1,
         # The Trainer would hide a loss that is not finite.
         logging_nan_inf_filter=False,
