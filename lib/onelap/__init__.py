@@ -4,6 +4,8 @@ One module a subject, in the order in which a lap uses them:
 
     parameters   the notebooks' parameters cells as a schema; reading and checking values
     runner       the five notebooks through papermill
+    machine      what this machine is
+    doctor       checks it, and names the fix for each trap
     runs         the run folder and its record, run.json
     decoding     which encoding a text file is in
     files        files below a folder, and the text in them

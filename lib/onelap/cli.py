@@ -101,6 +101,25 @@ def fetch(options: argparse.Namespace) -> None:
         print(fetch_base(name))
 
 
+def doctor(options: argparse.Namespace) -> None:
+    """`onelap doctor`: what would stop a lap on this machine, and the fix."""
+    import json
+    from dataclasses import asdict
+
+    from onelap.doctor import FAILURE, examine
+
+    checks = examine()
+    if options.json:
+        print(json.dumps([asdict(check) for check in checks], indent=2, ensure_ascii=False))
+    else:
+        for check in checks:
+            fix = f"\n{'':9}fix: {check.fix}" if check.fix else ""
+            print(f"{check.state:8} {check.subject}: {check.found}{fix}")
+    failures = [check.subject for check in checks if check.state == FAILURE]
+    if failures:
+        raise UserError(f"a lap would fail here, because of: {', '.join(failures)}; the fixes are above")
+
+
 def label(options: argparse.Namespace) -> None:
     """`onelap label`: a walk through notes in the terminal."""
     from onelap.labelling import Labelling, most_suspicious_first, most_useful_first, walk
@@ -173,6 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_file(command)
     add_overrides(command)
+
+    command = add(doctor, "check this machine and name the fix for each trap", "onelap doctor")
+    command.add_argument("--json", action="store_true", help="the same for programs")
 
     command = add(label, "give kinds to notes, one key a note, the most useful first", "onelap label ~/vault")
     command.add_argument("notes", metavar="PATH", help="folder, .jsonl or .csv file; labels are stored beside it")

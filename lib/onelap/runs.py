@@ -15,10 +15,8 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +24,7 @@ import pandas as pd
 import psutil
 import yaml
 
-from onelap import PROJECT, UserError, find_path
+from onelap import PROJECT, UserError, find_path, machine
 from onelap.markup import normalize
 
 PARTS = ["train", "validation", "test"]
@@ -127,7 +125,7 @@ class Run:
             notebooks={},
             git=_git_state(),
             versions=_versions(),
-            hardware=_hardware(),
+            hardware=machine.describe(),
             hashes={},
             predicted={"seconds": None, "vram_gb": None},
             actual={"seconds": None, "peak_memory_gb": None},
@@ -145,7 +143,7 @@ class Run:
                 started=now(),
                 versions=_versions(),
                 git=_git_state(),
-                hardware=_hardware(),
+                hardware=machine.describe(),
                 hashes={},
             )
         return run
@@ -278,28 +276,3 @@ def _git_state() -> dict:
 def _versions() -> dict:
     installed = {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
     return {"python": platform.python_version(), **installed}
-
-
-def _hardware() -> dict:
-    """What can be told without importing torch; the GPU's name comes from its driver's tool."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(query, capture_output=True, text=True, encoding="utf-8", check=True, timeout=20)
-        gpus = found.stdout.splitlines()
-    except (OSError, UnicodeDecodeError, subprocess.SubprocessError):
-        gpus = []
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_name(),
-        "cores": psutil.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpus": [gpu.strip() for gpu in gpus if gpu.strip()],
-    }
-
-
-def _cpu_name() -> str:
-    if sys.platform == "linux":
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        if found:
-            return found[1]
-    return platform.processor()

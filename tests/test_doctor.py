@@ -1,0 +1,108 @@
+"""`onelap doctor`: what it says of this machine, and of machines with the traps it knows."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from onelap import doctor
+from onelap.doctor import FAILURE, FINE, WARNING
+from onelap.machine import Card
+
+TURING = Card("NVIDIA GeForce RTX 2070", "581.29", 8.6, 7.9, 45.0)
+
+
+def test_this_machine_runs_a_lap(onelap):
+    result = onelap("doctor", "--json")
+    assert result.returncode == 0, result.stdout
+    checks = {check["subject"]: check for check in json.loads(result.stdout)}
+    assert {"python", "libraries", "encoding", "kernel", "card", "bitsandbytes", "ram", "disk"} <= set(checks)
+    assert checks["libraries"]["state"] == checks["bitsandbytes"]["state"] == FINE
+    assert checks["base data/embedded_base"]["state"] == FINE
+    assert all(check["fix"] for check in checks.values() if check["state"] != FINE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for the driver's tool is a shell script")
+def test_a_card_beside_a_cpu_build_of_torch_is_a_failure_with_its_fix(onelap, tmp_path):
+    torch = pytest.importorskip("torch")
+    if torch.version.cuda:
+        pytest.skip("this torch is a CUDA build")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in\n'
+        "  --query-gpu*) echo 'NVIDIA GeForce RTX 2070, 581.29, 8192, 5000, [N/A]';;\n"
+        "  *) printf '%s\\n' 'C:\\Games\\chess, the game.exe, 2048' 'No more processes';;\n"
+        "esac\n"
+    )
+    tool.chmod(0o755)
+    result = onelap("doctor", env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"})
+    assert result.returncode == 2
+    assert result.stderr == "onelap: a lap would fail here, because of: card; the fixes are above\n"
+    lines = result.stdout.splitlines()
+    told = lines.index("failure  card: NVIDIA GeForce RTX 2070, but torch is a CPU build: the card would not be used")
+    assert "--index-url https://download.pytorch.org/whl/cu130 torch==" in lines[told + 1]
+    assert "warning  vram: 5.2 of 8.6 GB free; used by chess, the game.exe (2048 MiB)" in lines
+
+
+@pytest.mark.parametrize(
+    ("cards", "cuda", "available", "state", "told"),
+    [
+        ([], None, False, FINE, "no NVIDIA card"),
+        ([TURING], "13.0", True, FINE, "driver 581.29, torch for CUDA 13.0"),
+        ([Card("GTX", "570.10", 8.6, 8, None)], "13.0", False, FAILURE, "driver 570.10; torch for CUDA 13.0 needs 580"),
+        ([TURING], "13.0", False, FAILURE, "CUDA does not start"),
+    ],
+)
+def test_torch_driver_and_card_must_suit_each_other(cards, cuda, available, state, told, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    check = doctor.build_for_card(cards, cuda, available)
+    assert check.state == state and told in check.found
+    assert bool(check.fix) == (state != FINE)
+
+
+def test_a_hidden_card_is_told_from_a_broken_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert doctor.build_for_card([TURING], "13.0", False).state == WARNING
+
+
+def test_another_generation_of_libraries_is_named():
+    pins = {"torch": "2.13.0", "trl": "1.16.0"}
+    assert doctor.generation(pins, dict(pins)).state == FINE
+    other = doctor.generation(pins, pins | {"trl": "1.2.0"})
+    assert (other.state, other.found) == (WARNING, "not the tested generation: trl 1.2.0 (tested 1.16.0)")
+    missing = doctor.generation(pins, {"torch": "2.13.0"})
+    assert (missing.state, missing.found) == (FAILURE, "missing: trl")
+
+
+def test_a_kernel_of_another_python_is_a_failure(onelap, tmp_path):
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    spec = {"argv": ["no-such-python", "-m", "ipykernel_launcher"], "display_name": "x", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    result = onelap("doctor", env=os.environ | {"JUPYTER_PATH": str(tmp_path)})
+    assert result.returncode == 2 and "because of: kernel" in result.stderr
+    assert "the kernel python3 runs no-such-python" in result.stdout
+    assert "ipykernel install --sys-prefix --env PYTHONUTF8 1" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a Windows console has no such locale")
+def test_a_locale_that_is_not_utf_8_is_a_warning(onelap):
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = onelap("doctor", env=os.environ | environment)
+    assert "warning  encoding: files " in result.stdout and "fix: export PYTHONUTF8=1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "state"),
+    [("linux", "6.1.0", FINE), ("win32", "11", WARNING), ("linux", "5.15.90-microsoft-standard-WSL2", WARNING)],
+)
+def test_windows_spills_also_below_linux(system, release, state):
+    assert doctor.spill(system, release).state == state
+
+
+def test_too_little_memory_or_disk_is_a_failure_before_it_is_one_in_a_lap(monkeypatch, tmp_path):
+    assert [doctor.ram(free).state for free in (1.0, 3.0, 30.0)] == [FAILURE, WARNING, FINE]
+    monkeypatch.setattr(doctor, "DISK_FAILS_GB", 1e9)
+    assert doctor.disk(tmp_path / "not yet" / "made").state == FAILURE
