@@ -17,12 +17,10 @@ def tokenizer(toy_base):
 def test_the_label_survives_truncation_and_so_do_both_ends_of_the_note(tokenizer):
     prompt = build_prompt(tokenizer, KINDS, max_length=160)
     long_note = "alpha first " + "middle " * 5000 + "omega last"
-    example = prompt.training_example(long_note, "lesson")
-    assert len(example["input_ids"]) <= 160
-    answer = [token for token in example["labels"] if token != -100]
-    assert tokenizer.decode(answer) == "lesson<|im_end|>"
-    assert example["input_ids"][-len(answer) :] == answer
-    text = tokenizer.decode(example["input_ids"])
+    shown = prompt.encode(long_note)
+    assert len(shown) + max(map(len, prompt.answers.values())) == 160
+    assert tokenizer.decode(prompt.answers["lesson"]) == "lesson<|im_end|>"
+    text = tokenizer.decode(shown)
     assert "alpha first" in text and "omega last" in text and text.count("middle") < 60
 
 
@@ -51,7 +49,7 @@ def test_a_base_without_a_chat_template_gets_a_plain_prompt(toy_base):
     tokenizer = load_tokenizer(toy_base)
     tokenizer.chat_template = None
     prompt = build_prompt(tokenizer, KINDS, max_length=192)
-    text = tokenizer.decode(prompt.training_example("buy milk", "none")["input_ids"])
+    text = tokenizer.decode(prompt.encode("buy milk") + prompt.answers["none"])
     assert text.endswith("buy milk\n\nKind: none<|im_end|>") and "<|im_start|>" not in text
 
 

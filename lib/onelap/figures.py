@@ -261,7 +261,7 @@ def training_curves(log: pd.DataFrame, best_step: int) -> None:
     passes = log.dropna(subset=["validation_loss"])
     losses.plot(passes["step"], passes["validation_loss"], "o-", color=ORANGE, label="validation")
     losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}")
-    losses.set(title="Loss on the label's tokens, logarithmic", ylabel="nats a token", yscale="log")
+    losses.set(title="Loss: which of the kinds? Logarithmic", ylabel="nats a note", yscale="log")
     losses.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     losses.yaxis.set_minor_formatter(NullFormatter())
     losses.legend()

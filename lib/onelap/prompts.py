@@ -63,11 +63,6 @@ class Prompt:
         """Token ids of the whole prompt."""
         return self.before + self.rest(text)
 
-    def training_example(self, text: str, kind: str) -> dict[str, list[int]]:
-        """`input_ids` and `labels`; the loss is on the answer only (-100 elsewhere)."""
-        prompt, answer = self.encode(text), self.answers[kind]
-        return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
-
 
 def build_prompt(
     tokenizer: "PreTrainedTokenizerBase",

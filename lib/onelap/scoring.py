@@ -37,7 +37,11 @@ def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.
     prefix = model(torch.tensor([prompt.before], device=model.device), use_cache=True).past_key_values
     for first in range(0, len(texts), batch_size):
         chosen = by_length[first : first + batch_size]
-        scores = answer_log_likelihoods(model, prompt, [rests[index] for index in chosen], prefix)
+        inputs = lay_out(prompt, [rests[index] for index in chosen], len(prompt.before))
+        cache = copy.deepcopy(prefix)  # the model appends to it
+        cache.batch_repeat_interleave(len(chosen))
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        scores = answer_log_likelihoods(model, prompt, inputs, past_key_values=cache)
         if not torch.isfinite(scores).all():
             raise FloatingPointError(f"the model gives scores that are not finite in {model.dtype}")
         # A long answer's likelihood is soon too small for float32, and nothing is impossible.
@@ -63,25 +67,12 @@ def check_probe(model, prompt: Prompt, texts: list[str], file: Path) -> float:
     return difference
 
 
-def answer_log_likelihoods(model, prompt: Prompt, rests: list[list[int]], prefix) -> torch.Tensor:
-    """log p(answer | prompt) in float32, shape (notes, kinds), for notes of any lengths.
-
-    `rests` follow `prompt.before`, whose keys and values are in `prefix`, a batch of one.
-    """
+def answer_log_likelihoods(model, prompt: Prompt, inputs: dict[str, torch.Tensor], **options) -> torch.Tensor:
+    """log p(answer | prompt) in float32, shape (notes, kinds), in one forward pass over what `lay_out` made."""
     answers = list(prompt.answers.values())
-    # The last token of an answer is only predicted, never read.
-    branches = [answer[:-1] for answer in answers]
-    ids, mask, positions = _lay_out(rests, branches, len(prompt.before), prompt.tokenizer.pad_token_id)
-    cache = copy.deepcopy(prefix)  # the model appends to it
-    cache.batch_repeat_interleave(len(rests))
-    output = model(
-        input_ids=ids.to(model.device),
-        attention_mask=_additive(mask, model.dtype).to(model.device),
-        position_ids=positions.to(model.device),
-        past_key_values=cache,
-        logits_to_keep=sum(map(len, branches)) + 1,
-    )
-    log_p = torch.log_softmax(output.logits.float(), dim=-1)
+    branches = _branches(prompt)
+    logits = model(**inputs, **options, logits_to_keep=sum(map(len, branches)) + 1).logits
+    log_p = torch.log_softmax(logits.float(), dim=-1)
     columns, offset = [], 1
     for answer, branch in zip(answers, branches, strict=True):
         # The prompt's last token predicts the first token, each branch token the one after it.
@@ -91,17 +82,24 @@ def answer_log_likelihoods(model, prompt: Prompt, rests: list[list[int]], prefix
     return torch.stack(columns, dim=-1)
 
 
-def _lay_out(rests: list[list[int]], branches: list[list[int]], before: int, pad: int) -> tuple[torch.Tensor, ...]:
-    """Token ids (B, T), what may be attended (B, T, before + T), positions (B, T): padding, note, branches."""
-    longest = max(map(len, rests))
+def lay_out(prompt: Prompt, rows: list[list[int]], before: int = 0) -> dict[str, torch.Tensor]:
+    """Inputs of a forward pass, T columns wide: padding, the row's tokens, the answers' branches.
+
+    `input_ids` and `position_ids` of shape (rows, T); `attention_mask` (rows, 1, T, before + T), true
+    where a token may look, which transformers hands to attention as it is. `before` tokens stand
+    in front of every row, in a key-value cache.
+    """
+    branches = _branches(prompt)
+    longest = max(map(len, rows))
     total = longest + sum(map(len, branches))
-    ids = torch.full((len(rests), total), pad)
-    positions = torch.zeros((len(rests), total), dtype=torch.long)
-    allowed = torch.zeros((len(rests), total, before + total), dtype=torch.bool)
-    # Everybody sees what is before; padding too, since a row without any allowed column gives NaN.
+    ids = torch.full((len(rows), total), prompt.tokenizer.pad_token_id)
+    positions = torch.zeros((len(rows), total), dtype=torch.long)
+    allowed = torch.zeros((len(rows), total, before + total), dtype=torch.bool)
     allowed[:, :, :before] = True
     inside = allowed[:, :, before:]
-    for row, tokens in enumerate(rests):
+    # Everybody sees itself, padding too: a token that sees nothing would give NaN.
+    inside[:, range(total), range(total)] = True
+    for row, tokens in enumerate(rows):
         start = longest - len(tokens)
         ids[row, start:longest] = torch.tensor(tokens)
         positions[row, start:longest] = before + torch.arange(len(tokens))
@@ -114,10 +112,9 @@ def _lay_out(rests: list[list[int]], branches: list[list[int]], before: int, pad
             inside[row, at:end, start:longest] = True
             inside[row, at:end, at:end] = torch.ones(len(branch), len(branch)).tril().bool()
             at = end
-    return ids, allowed, positions
+    return {"input_ids": ids, "attention_mask": allowed.unsqueeze(1), "position_ids": positions}
 
 
-def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The 4-D mask (B, 1, T, columns) that transformers hands to attention as it is: 0 or the lowest number."""
-    blocked = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-    return blocked.unsqueeze(1)
+def _branches(prompt: Prompt) -> list[list[int]]:
+    """The answers' tokens that are read; the last one is only predicted."""
+    return [answer[:-1] for answer in prompt.answers.values()]

@@ -13,14 +13,14 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import f1_score
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from onelap import UserError
 from onelap.parameters import accumulation_steps
 from onelap.precision import Precision
 from onelap.prompts import Prompt
 from onelap.runs import Run
-from onelap.scoring import score
+from onelap.scoring import answer_log_likelihoods, lay_out, score
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
     raise UserError("Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 and restart the kernel")
@@ -43,6 +43,8 @@ class Recipe:
     lora_alpha: int
     lora_dropout: float
     gradient_checkpointing: bool
+    label_temperature: float
+    """What the kinds' scores are divided by in the loss; above 1 they are driven further apart."""
     evaluations: int
     """Passes over the validation notes, evenly spread; the best one's adapter is kept."""
     seed: int
@@ -92,25 +94,22 @@ class TrainingLog(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
 
-class AnswerTrainer(SFTTrainer):
-    """SFTTrainer that computes no logits for the prompt, on any device.
+class KindTrainer(SFTTrainer):
+    """SFTTrainer that learns the very question the model is asked: which of the kinds, not which of all tokens.
 
-    TRL's own head does so only where Triton runs; on a CPU the prompt's logits were more than
-    half of a step. Batches are padded on the left, so that all answers end in the last column.
+    The loss is the cross-entropy over the kinds of what `scoring` computes: a note is told from the
+    other kinds, whereas spelling a label to its end, which every note teaches, costs no capacity. No
+    logits are computed for the prompt.
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean negative log-likelihood of the answers' tokens, in nats a token."""
-        labels = inputs.pop("labels")
-        answers = labels[:, (labels != -100).any(dim=0).nonzero()[0] - 1 :]
-        outputs = model(
-            **inputs,
-            labels=answers,
-            logits_to_keep=answers.shape[1],
-            num_items_in_batch=num_items_in_batch,
-            use_cache=False,
-        )
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        """Mean negative log-probability of the true kinds, in nats a note."""
+        kinds = inputs.pop("labels")
+        del inputs["shift_labels"]
+        scores = answer_log_likelihoods(model, self.prompt, inputs, use_cache=False) / self.label_temperature
+        notes = len(kinds) if num_items_in_batch is None else num_items_in_batch
+        loss = torch.nn.functional.cross_entropy(scores, kinds, reduction="sum") / notes
+        return (loss, {"scores": scores}) if return_outputs else loss
 
     def log(self, logs, *args, **kwargs):
         """Add macro-F1 and accuracy on validation to the loss: they go on rising after the loss has turned."""
@@ -159,15 +158,27 @@ def add_lora(model, recipe: Recipe):
     return model
 
 
-def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run, folder: Path) -> AnswerTrainer:
+def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run, folder: Path) -> KindTrainer:
     """An SFTTrainer on the run's train and validation notes; `model` already has its LoRA matrices.
 
     Log and checkpoints go to `folder`.
     """
+    kinds = list(prompt.answers)
     train, validation = (
-        Dataset.from_list([prompt.training_example(*note) for note in run.read_part(part)[["text", "kind"]].values])
+        Dataset.from_list(
+            [
+                {"input_ids": prompt.encode(text), "labels": kinds.index(kind)}
+                for text, kind in run.read_part(part)[["text", "kind"]].values
+            ]
+        )
         for part in ("train", "validation")
     )
+
+    def collate(notes: list[dict]) -> dict[str, torch.Tensor]:
+        labels = torch.tensor([note["labels"] for note in notes])
+        # The Trainer counts a batch's labels by the second name where there is one, by the first less one otherwise.
+        return lay_out(prompt, [note["input_ids"] for note in notes]) | {"labels": labels, "shift_labels": labels}
+
     steps = math.ceil(math.ceil(len(train) / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
     arguments = SFTConfig(
@@ -185,9 +196,10 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         bf16=precision.bf16,
         fp16=precision.fp16,
         use_cpu=precision.device == "cpu",
-        # Inputs and labels are made by Prompt: TRL would cut the answer, not the note.
+        # Inputs are made by Prompt: TRL would cut the answer, not the note.
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
+        prediction_loss_only=True,
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",
         eval_steps=between,
@@ -203,16 +215,17 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         report_to="none",
         seed=recipe.seed,
     )
-    trainer = AnswerTrainer(
+    trainer = KindTrainer(
         model,
         arguments,
         train_dataset=train,
         eval_dataset=validation,
         processing_class=prompt.tokenizer,
-        data_collator=DataCollatorForSeq2Seq(prompt.tokenizer),
+        data_collator=collate,
         callbacks=[TrainingLog(folder / "log.jsonl")],
     )
     trainer.prompt, trainer.validation = prompt, run.read_part("validation")
+    trainer.label_temperature = recipe.label_temperature
     trainer.remove_callback(PrinterCallback)
     # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
     # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
@@ -222,7 +235,7 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
     return trainer
 
 
-def train(trainer: AnswerTrainer, adapter: Path) -> pd.DataFrame:
+def train(trainer: KindTrainer, adapter: Path) -> pd.DataFrame:
     """Train, save the adapter that did best on validation, return the log as a table."""
     trainer.train()
     trainer.model.save_pretrained(adapter)
