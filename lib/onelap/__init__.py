@@ -40,7 +40,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 # Said by the libraries to each other, not to a reader of the notebooks.
 warnings.filterwarnings("ignore", message="IProgress not found")
-warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning)
+warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing(_enable)?` is deprecated", category=FutureWarning)
 # bitsandbytes would like a kernel from the hub; its own does.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # The trainer aligns the model's special tokens with the tokenizer's, and says so.

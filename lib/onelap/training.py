@@ -13,14 +13,15 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import f1_score
-from transformers import PrinterCallback, TrainerCallback
+from transformers import EvalPrediction, PrinterCallback, TrainerCallback
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from onelap import UserError
 from onelap.parameters import accumulation_steps
 from onelap.precision import Precision
 from onelap.prompts import Prompt
 from onelap.runs import Run
-from onelap.scoring import answer_log_likelihoods, lay_out, score
+from onelap.scoring import answer_log_likelihoods, lay_out
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
     raise UserError("Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 and restart the kernel")
@@ -104,25 +105,22 @@ class KindTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean negative log-probability of the true kinds, in nats a note."""
-        kinds = inputs.pop("labels")
-        del inputs["shift_labels"]
-        scores = answer_log_likelihoods(model, self.prompt, inputs, use_cache=False) / self.label_temperature
+        kinds = inputs["labels"]
+        laid_out = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
+        scores = answer_log_likelihoods(model, self.prompt, laid_out, use_cache=False) / self.label_temperature
         notes = len(kinds) if num_items_in_batch is None else num_items_in_batch
         loss = torch.nn.functional.cross_entropy(scores, kinds, reduction="sum") / notes
-        return (loss, {"scores": scores}) if return_outputs else loss
-
-    def log(self, logs, *args, **kwargs):
-        """Add macro-F1 and accuracy on validation to the loss: they go on rising after the loss has turned."""
-        if "eval_loss" in logs:
-            notes, kinds = self.validation, list(self.prompt.answers)
-            probabilities, _ = score(self.model, self.prompt, notes["text"].tolist(), self.args.eval_batch_size)
-            predicted = [kinds[best] for best in probabilities.argmax(axis=1)]
-            logs["eval_accuracy"] = float((notes["kind"] == predicted).mean())
-            logs["eval_macro_f1"] = f1_score(notes["kind"], predicted, average="macro", zero_division=0.0)
-        super().log(logs, *args, **kwargs)
+        return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
 
     def create_model_card(self, *_, **__):
         """Nothing: TRL's card beside every checkpoint is a form to fill in, not a record."""
+
+
+def validation_rates(evaluated: EvalPrediction) -> dict[str, float]:
+    """Accuracy and macro-F1 on validation: they go on rising after the loss has turned."""
+    truth, predicted = evaluated.label_ids, evaluated.predictions.argmax(axis=1)
+    f1 = f1_score(truth, predicted, average="macro", zero_division=0.0)
+    return {"accuracy": float((truth == predicted).mean()), "macro_f1": float(f1)}
 
 
 def peak_memory_gb() -> float:
@@ -199,7 +197,6 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         # Inputs are made by Prompt: TRL would cut the answer, not the note.
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
-        prediction_loss_only=True,
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",
         eval_steps=between,
@@ -222,10 +219,10 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         eval_dataset=validation,
         processing_class=prompt.tokenizer,
         data_collator=collate,
+        compute_metrics=validation_rates,
         callbacks=[TrainingLog(folder / "log.jsonl")],
     )
-    trainer.prompt, trainer.validation = prompt, run.read_part("validation")
-    trainer.label_temperature = recipe.label_temperature
+    trainer.prompt, trainer.label_temperature = prompt, recipe.label_temperature
     trainer.remove_callback(PrinterCallback)
     # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
     # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
