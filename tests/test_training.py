@@ -10,6 +10,7 @@ import torch
 
 from onelap import UserError
 from onelap.models import load_adapter, load_base, load_tokenizer
+from onelap.plan import measure, workload_of
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
 from onelap.runs import Run, read_lines
@@ -44,7 +45,11 @@ def built(toy_base, tmp_path):
     prompt = build_prompt(load_tokenizer(toy_base), KINDS, 160)
     precision = choose_precision()
     model = add_lora(load_base(toy_base, precision), RECIPE)
-    return build_trainer(model, prompt, precision, RECIPE, run, run.training_path), prompt, run
+    return build_trainer(model, prompt, precision, RECIPE, *parts_of(run), run.training_path), prompt, run
+
+
+def parts_of(run):
+    return run.read_part("train"), run.read_part("validation")
 
 
 def batch_of(trainer):
@@ -111,9 +116,9 @@ def test_the_micro_batch_changes_nothing(built, toy_base, tmp_path):
         recipe = replace(RECIPE, micro_batch=micro_batch, effective_batch=effective_batch, lora_dropout=0.0)
         folder, precision = tmp_path / str(micro_batch), choose_precision()
         trainer = build_trainer(
-            add_lora(load_base(toy_base, precision), recipe), prompt, precision, recipe, run, folder
+            add_lora(load_base(toy_base, precision), recipe), prompt, precision, recipe, *parts_of(run), folder
         )
-        return train(trainer, folder / "adapter")["loss"].dropna().to_numpy()
+        return train(trainer, folder / "adapter", 600)["loss"].dropna().to_numpy()
 
     np.testing.assert_allclose(losses(3, 6), losses(6, 6), rtol=1e-3)
 
@@ -144,12 +149,12 @@ def test_a_model_that_overflows_is_an_error_and_not_a_result(built):
     with pytest.raises(FloatingPointError, match="scores that are not finite"):
         score(trainer.model, prompt, ["some note"], batch_size=1)
     with pytest.raises(FloatingPointError, match="the loss is not finite at step 1"):
-        train(trainer, run.adapter_path)
+        train(trainer, run.adapter_path, 600)
 
 
 def test_training_learns_and_the_saved_adapter_gives_the_same_probabilities(built, toy_base):
     trainer, prompt, run = built
-    log = train(trainer, run.adapter_path)
+    log = train(trainer, run.adapter_path, 600)
     steps = log.dropna(subset=["loss"])
     assert list(steps["step"]) == [1, 2, 3]
     assert {"learning_rate", "step_seconds", "memory_gb", "gradient_norm"} <= set(log.columns)
@@ -171,7 +176,7 @@ def test_the_same_seed_trains_the_same_adapter_and_another_one_another(built, to
         recipe, precision = replace(RECIPE, seed=seed), choose_precision()
         folder = tmp_path / f"{seed} {len(list(tmp_path.iterdir()))}"
         model = add_lora(load_base(toy_base, precision), recipe)
-        train(build_trainer(model, prompt, precision, recipe, run, folder), folder / "adapter")
+        train(build_trainer(model, prompt, precision, recipe, *parts_of(run), folder), folder / "adapter", 600)
         return score(load_adapter(load_base(toy_base, precision), folder / "adapter"), prompt, texts, 4)[0]
 
     first = predictions(0)
@@ -202,3 +207,25 @@ def test_lines_of_a_damaged_file_are_one_clear_error(tmp_path):
     path.write_text('{"id": "a"}\n{"id": ', encoding="utf-8")
     with pytest.raises(UserError, match="expected JSON lines, could not read them"):
         read_lines(path)
+
+
+def test_a_spent_budget_ends_training_with_an_adapter_that_was_validated(built):
+    trainer, _, run = built
+    log = train(trainer, run.adapter_path, 0)
+    assert trainer.state.global_step == 1 < trainer.state.max_steps
+    assert len(log["validation_macro_f1"].dropna()) == 1
+    assert (run.adapter_path / "adapter_model.safetensors").exists()
+
+
+def test_measuring_steps_leaves_no_trace(built):
+    trainer, _, _ = built
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    state = torch.get_rng_state()
+    step, forward = measure(trainer)
+    for pace in (step, forward):
+        assert pace.batch >= 0 and pace.token >= 0 and pace.seconds(1, 100) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, weight in trainer.model.named_parameters():
+        if weight.requires_grad:
+            assert weight.grad is None and torch.equal(weight, before[name])
+    assert workload_of(trainer).longest >= 4 * max(len(row["input_ids"]) for row in trainer.train_dataset)

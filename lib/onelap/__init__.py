@@ -21,6 +21,7 @@ One module a subject, in the order in which a lap uses them:
     endpoint     a general model behind a server on this machine
     scoring      the probability of every kind, in one forward pass
     training     QLoRA through TRL
+    plan         memory and time of a training, before it
     calibration  what is corrected after training
     evaluation   metrics with intervals, arms compared in pairs, the verdict
     history      all runs side by side, and what differs between two
@@ -40,7 +41,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 # Said by the libraries to each other, not to a reader of the notebooks.
 warnings.filterwarnings("ignore", message="IProgress not found")
-warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing(_enable)?` is deprecated", category=FutureWarning)
+warnings.filterwarnings(
+    "ignore", message=r"`(is_)?gradient_checkpointing(_enable)?` is deprecated", category=FutureWarning
+)
 # bitsandbytes would like a kernel from the hub; its own does.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # The trainer aligns the model's special tokens with the tokenizer's, and says so.

@@ -101,6 +101,33 @@ def fetch(options: argparse.Namespace) -> None:
         print(fetch_base(name))
 
 
+def plan(options: argparse.Namespace) -> None:
+    """`onelap plan`: memory and hours of a training, before anything is loaded or downloaded."""
+    from onelap.parameters import read_parameters
+    from onelap.plan import Setting, forecast
+    from onelap.precision import choose_precision
+
+    params = find_path(options.params)
+    parameters, problems = read_parameters(params, options.parameter)
+    _refuse(problems, params)
+    expected, setting = forecast(parameters, choose_precision()), Setting.of(parameters)
+    parts, hours = expected.cost(setting)
+    print(f"{parameters['base_model']}, {len(expected.notes)} notes to train on, {setting.epochs:g} epochs")
+    for part, size in (parts | {"together": sum(parts.values())}).items():
+        print(f"    {part:30} {size:6.2f} GB")
+    print(f"    {'there is':30} {expected.memory_gb:6.2f} GB {expected.on}")
+    print(f"    {'training':30} {hours:6.2f} hours of {expected.hours:g}, at {expected.rate / 1e12:.2g} TFLOP/s")
+    if not any(expected.exceeded(setting)):
+        return print("It fits.")
+    changed, changes = expected.proposal(setting)
+    enough = (
+        ""
+        if not any(expected.exceeded(changed))
+        else "; even then it does not: take a smaller base_model or a larger card"
+    )
+    print(f"It does not fit. With what costs least, it does: {', '.join(changes) or 'nothing found'}{enough}")
+
+
 def doctor(options: argparse.Namespace) -> None:
     """`onelap doctor`: what would stop a lap on this machine, and the fix."""
     import json
@@ -190,6 +217,10 @@ def _parser() -> argparse.ArgumentParser:
         "download the base model; the only command that goes online",
         "onelap fetch params/one_lap.yaml",
     )
+    add_file(command)
+    add_overrides(command)
+
+    command = add(plan, "predict memory and hours before anything is trained", "onelap plan params/one_lap.yaml")
     add_file(command)
     add_overrides(command)
 

@@ -6,18 +6,26 @@ All sizes are in units of 10⁹ bytes (GB), all rates in floating-point operatio
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
+import psutil
 import torch
 
-from onelap.models import locate_base
+from onelap import PROJECT, UserError
+from onelap.duplicates import drop_duplicates
+from onelap.models import load_tokenizer, locate_base
+from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes, read_notes
 from onelap.precision import Precision
+from onelap.prompts import build_prompt
 from onelap.runs import read_json
 
 NF4 = 0.516  # bytes a weight with double quantization (Dettmers et al. 2023, arXiv 2305.14314, section 3)
 CONTEXT_GB = {"cuda": 0.65, "cpu": 0.62}  # CUDA context and kernels; Python with its libraries (measured)
 ADAPTER_BYTES = {"cuda": 10, "cpu": 16}  # a LoRA weight: itself, gradient and Adam's two moments, 8-bit on a card
+MEASURED_STEPS = 3  # on each of two batches
 EFFICIENCY = 0.35  # share of the measured matrix-product rate that a training step reaches; the aim, until measured
 
 
@@ -73,12 +81,13 @@ def shape_of(base_model: str) -> Shape:
 
 
 def memory(shape: Shape, rank: int, tokens: int, checkpointing: bool, device: str) -> dict[str, float]:
-    """Predicted peak in GB by part; `tokens` is those of the longest micro-batch, `device` "cuda" or "cpu".
+    """Predicted peak in GB by part; `tokens` is those of the longest micro-batch, `device` "cpu" or one like "cuda:0".
 
     Activations a token and block: what autograd keeps of norms, projections, SwiGLU and LoRA,
     20.6 h + 5 kv + 9.5 I + 232 bytes in 16 bits (counted on the installed Qwen2 and Llama), twice
     that in float32; with checkpointing only each block's input and one block's.
     """
+    device = device.partition(":")[0]
     wide = 1 if device == "cuda" else 2  # 16-bit or 32-bit activations
     block = wide * (20.6 * shape.hidden + 5 * shape.key_value + 9.5 * shape.intermediate + 232)
     kept = 2 * wide * shape.hidden * shape.layers + block if checkpointing else block * shape.layers
@@ -118,29 +127,220 @@ def matmul_rate(precision: Precision) -> float:
 
 @dataclass(frozen=True)
 class Workload:
-    """What has to be read, in tokens, and how often."""
+    """What is read in a training, in tokens, padding included."""
 
-    train: list[int]
-    """Tokens of every training note with its prompt and answers."""
-    scored: int
-    """Tokens of one validation pass."""
-    micro_batch: int
+    batches: int
+    """Micro-batches an epoch."""
+    tokens: int
+    """Of all micro-batches of an epoch."""
+    longest: int
+    """Of the largest micro-batch."""
+    validation: tuple[int, int]
+    """Batches and tokens of a validation pass."""
+
+    @classmethod
+    def of(cls, train: list[int], validation: list[int], micro_batch: int, validation_batch: int) -> "Workload":
+        """From the notes' lengths in tokens, with prompt and answers; notes of a length share a batch."""
+        sizes, validation_sizes = _batch_sizes(train, micro_batch), _batch_sizes(validation, validation_batch)
+        return cls(len(sizes), sum(sizes), max(sizes), (len(validation_sizes), sum(validation_sizes)))
+
+
+def workload_of(trainer) -> Workload:
+    """Of a `KindTrainer` that was built."""
+    answers = sum(len(answer) - 1 for answer in trainer.prompt.answers.values())
+    train, validation = (
+        [len(row["input_ids"]) + answers for row in rows] for rows in (trainer.train_dataset, trainer.eval_dataset)
+    )
+    arguments = trainer.args
+    return Workload.of(train, validation, arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size)
+
+
+def _batch_sizes(lengths: list[int], batch: int) -> list[int]:
+    """Tokens of each batch when sorted by length, longest first."""
+    ordered = sorted(lengths, reverse=True)
+    chunks = [ordered[first : first + batch] for first in range(0, len(ordered), batch)]
+    return [len(chunk) * chunk[0] for chunk in chunks]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a batch: so many for the batch itself and so many for each token."""
+
+    batch: float
+    token: float
+
+    @classmethod
+    def of_rate(cls, floats: float, rate: float) -> "Pace":
+        """Where nothing can be measured: operations a token at `EFFICIENCY` of a device's rate."""
+        return cls(0.0, floats / (EFFICIENCY * rate))
+
+    def seconds(self, batches: float, tokens: float) -> float:
+        """Of all these batches."""
+        return self.batch * batches + self.token * tokens
+
+
+def training_seconds(workload: Workload, epochs: float, evaluations: int, step: Pace, forward: Pace) -> float:
+    """Predicted seconds of all steps and all validation passes."""
+    passes = forward.seconds(*workload.validation) * evaluations
+    return step.seconds(workload.batches, workload.tokens) * epochs + passes
+
+
+def measure(trainer) -> tuple[Pace, Pace]:
+    """Pace of training steps and of forward passes, from some of each on the longest batch and on middling ones.
+
+    Nothing is learnt from these steps, and the training's random numbers stay the same.
+    """
+    model, size = trainer.model, trainer.args.per_device_train_batch_size
+    rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
+    samples = [rows[:size], rows[len(rows) // 2 :][:size]]
+    paces = []
+    with torch.random.fork_rng():
+        for learning in (True, False):
+            model.train(learning)
+            points = []
+            for notes in samples * (1 + MEASURED_STEPS):
+                batch = trainer._prepare_inputs(trainer.data_collator(notes))
+                start = time.perf_counter()
+                with torch.set_grad_enabled(learning), trainer.accelerator.autocast():
+                    loss = trainer.compute_loss(model, batch)
+                if learning:
+                    trainer.accelerator.backward(loss)
+                    model.zero_grad(set_to_none=True)
+                loss.item()  # waits for the card
+                points.append((batch["input_ids"].numel(), time.perf_counter() - start))
+            paces.append(_fitted(points[len(samples) :]))  # the first ones warm up
+    return paces[0], paces[1]
+
+
+def _fitted(points: list[tuple[int, float]]) -> Pace:
+    """The median seconds at the largest and the smallest batch, and a line through them that never falls."""
+    table = {tokens: np.median([seconds for found, seconds in points if found == tokens]) for tokens, _ in points}
+    (large, slow), (small, fast) = max(table.items()), min(table.items())
+    token = max(0.0, (slow - fast) / (large - small)) if large > small else 0.0
+    token = min(token, fast / small) or slow / large
+    return Pace(max(0.0, float(fast - token * small)), float(token))
+
+
+LARGE = 1e9  # linear weights, beyond which nobody trains on a CPU
+CARDS = {  # peak operations a second in float16 with float32 accumulation (NVIDIA's whitepapers), GB free
+    "RTX 2070": (29.9e12, 8.0),
+    "RTX 4070 Ti": (80.2e12, 12.0),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The parameters that decide what a training costs."""
+
+    max_length: int
     epochs: float
+    micro_batch: int
+    effective_batch: int
+    gradient_checkpointing: bool
+    lora_rank: int
     evaluations: int
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the largest micro-batch, padding included."""
-        return self.micro_batch * max(self.train)
-
-    @property
-    def trained(self) -> float:
-        """Tokens of all training steps; notes of a length share a batch, so padding is a small part."""
-        return self.epochs * sum(self.train)
+    @classmethod
+    def of(cls, parameters: dict) -> "Setting":
+        """From all parameters of a lap."""
+        return cls(**{field.name: parameters[field.name] for field in fields(cls)})
 
 
-def hours(workload: Workload, shape: Shape, checkpointing: bool, rate: float) -> float:
-    """Predicted hours of training and validation passes at `EFFICIENCY` of a matrix-product rate."""
-    backward_too = floats_a_token(shape, checkpointing) * workload.trained
-    forward = 2 * shape.linear * workload.scored * workload.evaluations
-    return (backward_too + forward) / (EFFICIENCY * rate) / 3600
+@dataclass(frozen=True)
+class Forecast:
+    """What a training on these notes would cost, before anything is loaded."""
+
+    shape: Shape
+    notes: list[int]
+    """Tokens of every training note, uncut."""
+    around: int
+    """Tokens of prompt and answers."""
+    validation: int
+    """Number of validation notes."""
+    device: str
+    rate: float
+    """Operations a second of matrix products."""
+    memory_gb: float
+    """What there is of it."""
+    on: str
+    """Which machine is meant, in words."""
+    hours: float
+    """What may be spent."""
+
+    def cost(self, setting: Setting) -> tuple[dict[str, float], float]:
+        """Predicted memory by part in GB, and hours."""
+        room = setting.max_length - self.around
+        lengths = [min(note, room) + self.around for note in self.notes]
+        workload = Workload.of(lengths, lengths[: self.validation], setting.micro_batch, setting.effective_batch)
+        parts = memory(self.shape, setting.lora_rank, workload.longest, setting.gradient_checkpointing, self.device)
+        step = Pace.of_rate(floats_a_token(self.shape, setting.gradient_checkpointing), self.rate)
+        forward = Pace.of_rate(2 * self.shape.linear, self.rate)
+        return parts, training_seconds(workload, setting.epochs, setting.evaluations, step, forward) / 3600
+
+    def exceeded(self, setting: Setting) -> tuple[float, float]:
+        """How much too large memory and hours are, as shares of what there is; zeros where it fits."""
+        parts, hours = self.cost(setting)
+        return max(0.0, sum(parts.values()) / self.memory_gb - 1), max(0.0, hours / self.hours - 1)
+
+    def proposal(self, setting: Setting) -> tuple[Setting, list[str]]:
+        """The changes that make it fit, or come nearest to it: those that cost least first."""
+        changes = {}
+        for name, value, cost in self._changes(setting):
+            excess, changed = sum(self.exceeded(setting)), replace(setting, **{name: value})
+            if excess and sum(self.exceeded(changed)) < excess:
+                setting, changes[name] = changed, f"{name}={value} ({cost})"
+        return setting, list(changes.values())
+
+    def _changes(self, setting: Setting) -> Iterator[tuple[str, object, str]]:
+        too_large, too_slow = self.exceeded(setting)
+        if too_large:
+            for size in range(setting.micro_batch - 1, 0, -1):
+                if setting.effective_batch % size == 0:
+                    yield "micro_batch", size, "the result stays the same"
+            yield "gradient_checkpointing", True, "half again the time"
+        if too_slow:
+            yield "gradient_checkpointing", False, "the result stays the same"
+        for covered in (0.95, 0.9, 0.75, 0.5):
+            length = int(np.quantile(self.notes, covered)) + self.around
+            if 64 <= length < setting.max_length:
+                cut = sum(note + self.around > length for note in self.notes)
+                yield "max_length", length, f"{cut} of {len(self.notes)} training notes lose text"
+        if too_slow:
+            for share in (0.75, 0.5, 0.25):
+                yield "epochs", round(setting.epochs * share, 2), "fewer passes over the notes"
+
+
+def forecast(parameters: dict, precision: Precision) -> Forecast:
+    """From the parameters of a lap: reads the notes, and of the base its configuration only.
+
+    Where the base is not on this machine, tokens are counted by the embedded base's tokenizer, whose
+    vocabulary is small: rather too many than too few. Raises UserError for notes or a base that
+    cannot be read.
+    """
+    fields_ = Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
+    notes, _ = drop_duplicates(read_notes(locate_notes(parameters["notes_path"]), fields_).notes, {})
+    present = [kind for kind in fields_.kinds if kind in set(notes["kind"])]
+    prompt = build_prompt(load_tokenizer(_tokenizer_of(parameters["base_model"])), present, parameters["max_length"])
+    kept = round(len(notes) * (1 - parameters["test_share"] - parameters["validation_share"]))
+    lengths = [len(prompt.note_tokens(text)) for text in notes["text"].sample(frac=1, random_state=0)]
+    shape, setting = shape_of(parameters["base_model"]), Setting.of(parameters)
+    around = len(prompt.before) + len(prompt.after) + sum(len(answer) - 1 for answer in prompt.answers.values())
+    validation = round(len(notes) * parameters["validation_share"])
+
+    def on(device: str, rate: float, memory_gb: float, words: str) -> Forecast:
+        hours = parameters["time_budget_hours"]
+        return Forecast(shape, lengths[:kept], around, validation, device, rate, memory_gb, words, hours)
+
+    if precision.device != "cpu":
+        return on("cuda", matmul_rate(precision), torch.cuda.mem_get_info()[0] / 1e9, "free on this card")
+    if shape.linear < LARGE:
+        return on("cpu", matmul_rate(precision), psutil.virtual_memory().available / 1e9, "free on this machine")
+    assumed = [on("cuda", rate, size, f"on an {card}; there is no card here") for card, (rate, size) in CARDS.items()]
+    return next((one for one in assumed if not one.exceeded(setting)[0]), assumed[-1])
+
+
+def _tokenizer_of(base_model: str) -> Path:
+    try:
+        return locate_base(base_model)
+    except UserError:
+        return PROJECT / "data" / "embedded_base"

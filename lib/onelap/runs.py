@@ -127,8 +127,8 @@ class Run:
             versions=_versions(),
             hardware=machine.describe(),
             hashes={},
-            predicted={"seconds": None, "vram_gb": None},
-            actual={"seconds": None, "peak_memory_gb": None},
+            predicted={"training_seconds": None, "vram_gb": None},
+            actual={"seconds": None, "training_seconds": None, "peak_memory_gb": None},
         )
         return run
 
@@ -156,6 +156,11 @@ class Run:
     def update(self, **changes: object) -> None:
         """Change entries of run.json; a dictionary is merged into the one that is there."""
         write_json(self.record_path, _merged(self.record, changes))
+
+    def seconds_left(self, hours: float, reserve: float) -> float:
+        """Of a budget for the whole lap, when this much is kept for what follows; never negative."""
+        spent = (datetime.now(UTC) - datetime.fromisoformat(self.record["started"])).total_seconds()
+        return max(0.0, 3600 * hours - spent - reserve)
 
     def require(self, path: Path, notebook: str) -> Path:
         """The path, or a UserError that names the notebook which makes it."""

@@ -20,7 +20,6 @@ from onelap import UserError
 from onelap.parameters import accumulation_steps
 from onelap.precision import Precision
 from onelap.prompts import Prompt
-from onelap.runs import Run
 from onelap.scoring import answer_log_likelihoods, lay_out
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
@@ -95,6 +94,18 @@ class TrainingLog(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
 
+class Budget(TrainerCallback):
+    """Ends training when its seconds are spent, with one more validation pass; the best adapter so far is kept."""
+
+    def __init__(self, seconds: float):
+        self.ends = time.monotonic() + seconds
+
+    def on_step_end(self, args, state, control, **_):
+        """At least one step is made."""
+        if time.monotonic() >= self.ends:
+            control.should_evaluate = control.should_save = control.should_training_stop = True
+
+
 class KindTrainer(SFTTrainer):
     """SFTTrainer that learns the very question the model is asked: which of the kinds, not which of all tokens.
 
@@ -156,30 +167,56 @@ def add_lora(model, recipe: Recipe):
     return model
 
 
-def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, run: Run, folder: Path) -> KindTrainer:
-    """An SFTTrainer on the run's train and validation notes; `model` already has its LoRA matrices.
+def build_trainer(
+    model,
+    prompt: Prompt,
+    precision: Precision,
+    recipe: Recipe,
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    folder: Path,
+) -> KindTrainer:
+    """An SFTTrainer on notes (columns `text`, `kind`); `model` already has its LoRA matrices.
 
     Log and checkpoints go to `folder`.
     """
-    kinds = list(prompt.answers)
-    train, validation = (
-        Dataset.from_list(
-            [
-                {"input_ids": prompt.encode(text), "labels": kinds.index(kind)}
-                for text, kind in run.read_part(part)[["text", "kind"]].values
-            ]
-        )
-        for part in ("train", "validation")
-    )
 
     def collate(notes: list[dict]) -> dict[str, torch.Tensor]:
         labels = torch.tensor([note["labels"] for note in notes])
         # The Trainer counts a batch's labels by the second name where there is one, by the first less one otherwise.
         return lay_out(prompt, [note["input_ids"] for note in notes]) | {"labels": labels, "shift_labels": labels}
 
-    steps = math.ceil(math.ceil(len(train) / recipe.effective_batch) * recipe.epochs)
+    trainer = KindTrainer(
+        model,
+        _arguments(recipe, precision, len(train), folder),
+        train_dataset=_examples(prompt, train),
+        eval_dataset=_examples(prompt, validation),
+        processing_class=prompt.tokenizer,
+        data_collator=collate,
+        compute_metrics=validation_rates,
+        callbacks=[TrainingLog(folder / "log.jsonl")],
+    )
+    trainer.prompt, trainer.label_temperature = prompt, recipe.label_temperature
+    trainer.remove_callback(PrinterCallback)
+    # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
+    # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer
+
+
+def _examples(prompt: Prompt, notes: pd.DataFrame) -> Dataset:
+    """`input_ids`, up to where the answer is due, and `labels`, the number of the kind."""
+    kinds = list(prompt.answers)
+    pairs = zip(notes["text"], notes["kind"], strict=True)
+    return Dataset.from_list([{"input_ids": prompt.encode(text), "labels": kinds.index(kind)} for text, kind in pairs])
+
+
+def _arguments(recipe: Recipe, precision: Precision, notes: int, folder: Path) -> SFTConfig:
+    steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
-    arguments = SFTConfig(
+    return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
@@ -212,28 +249,11 @@ def build_trainer(model, prompt: Prompt, precision: Precision, recipe: Recipe, r
         report_to="none",
         seed=recipe.seed,
     )
-    trainer = KindTrainer(
-        model,
-        arguments,
-        train_dataset=train,
-        eval_dataset=validation,
-        processing_class=prompt.tokenizer,
-        data_collator=collate,
-        compute_metrics=validation_rates,
-        callbacks=[TrainingLog(folder / "log.jsonl")],
-    )
-    trainer.prompt, trainer.label_temperature = prompt, recipe.label_temperature
-    trainer.remove_callback(PrinterCallback)
-    # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
-    # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return trainer
 
 
-def train(trainer: KindTrainer, adapter: Path) -> pd.DataFrame:
-    """Train, save the adapter that did best on validation, return the log as a table."""
+def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
+    """Train for at most so many seconds, save the adapter that did best on validation, return the log as a table."""
+    trainer.add_callback(Budget(seconds))
     trainer.train()
     trainer.model.save_pretrained(adapter)
     (adapter / "README.md").unlink(missing_ok=True)  # PEFT's form, likewise

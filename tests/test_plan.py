@@ -1,0 +1,89 @@
+"""Memory and time before a training: the shapes are those of the models, the proposals bring it within bounds."""
+
+from dataclasses import replace
+
+import bitsandbytes
+import numpy as np
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from onelap import PROJECT
+from onelap.models import load_base
+from onelap.plan import SHAPES, Forecast, Pace, Setting, Shape, Workload, memory, training_seconds
+from onelap.precision import choose_precision
+from onelap.training import TARGETS
+
+SETTING = Setting(512, 3.0, 8, 8, False, 16, 4)
+
+
+def test_the_shape_counts_the_weights_of_the_real_model(toy_base):
+    shape = Shape.read(toy_base)
+    model = get_peft_model(load_base(toy_base, choose_precision()), LoraConfig(r=4, target_modules=TARGETS))
+    quantized = [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    assert shape.linear == sum(module.in_features * module.out_features for module in quantized)
+    assert shape.adapter(4) == model.get_nb_trainable_parameters()[0]
+    assert shape.vocabulary * shape.hidden == model.get_input_embeddings().weight.numel()
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("Qwen/Qwen2.5-3B-Instruct", 3.09), ("meta-llama/Llama-3.1-8B-Instruct", 8.03)]
+)
+def test_stored_shapes_add_up_to_what_the_models_are_named_for(name, billions):
+    shape = SHAPES[name]
+    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+    assert (shape.linear + embeddings) / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+def test_checkpointing_and_smaller_batches_take_less_memory():
+    shape = SHAPES["Qwen/Qwen2.5-3B-Instruct"]
+    plain, recomputed, short = (
+        sum(memory(shape, 16, tokens, checkpointing, "cuda:0").values())
+        for tokens, checkpointing in ((4096, False), (4096, True), (512, False))
+    )
+    assert recomputed < short < plain
+    assert (
+        memory(shape, 16, 512, False, "cpu")["activations"] == 2 * memory(shape, 16, 512, False, "cuda")["activations"]
+    )
+
+
+def test_a_workload_pads_each_batch_to_its_longest_note():
+    work = Workload.of([10, 40, 20, 30], [5, 7], micro_batch=2, validation_batch=8)
+    assert (work.batches, work.tokens, work.longest, work.validation) == (2, 2 * 40 + 2 * 20, 80, (1, 14))
+    step, forward = Pace(1.0, 0.1), Pace(0.5, 0.0)
+    assert training_seconds(work, 2.0, 3, step, forward) == pytest.approx(2 * (2 + 12) + 3 * 0.5)
+
+
+def forecast_for(memory_gb=100.0, hours=100.0):
+    notes = np.random.default_rng(0).integers(20, 600, 500).tolist()
+    return Forecast(SHAPES["Qwen/Qwen2.5-3B-Instruct"], notes, 60, 80, "cuda", 30e12, memory_gb, "somewhere", hours)
+
+
+def test_what_fits_needs_no_change():
+    assert forecast_for().proposal(SETTING) == (SETTING, [])
+
+
+def test_too_little_memory_is_met_without_changing_the_result_first():
+    setting, changes = forecast_for(memory_gb=8.0).proposal(SETTING)
+    assert changes == ["micro_batch=1 (the result stays the same)"]
+    assert setting == replace(SETTING, micro_batch=1)
+    assert not any(forecast_for(memory_gb=8.0).exceeded(setting))
+
+
+def test_too_little_time_costs_text_before_epochs_and_says_how_many_notes():
+    enough = forecast_for().cost(SETTING)[1]
+    setting, changes = forecast_for(hours=0.9 * enough).proposal(SETTING)
+    assert setting.max_length < SETTING.max_length and setting.epochs == SETTING.epochs
+    cut = sum(note + 60 > setting.max_length for note in forecast_for().notes)
+    assert changes == [f"max_length={setting.max_length} ({cut} of 500 training notes lose text)"]
+    assert not any(forecast_for(hours=0.9 * enough).exceeded(setting))
+    assert forecast_for(hours=0.1 * enough).proposal(SETTING)[0].epochs < SETTING.epochs
+
+
+def test_plan_answers_before_anything_is_downloaded(onelap, toy_params):
+    result = onelap("plan", PROJECT / "params/full.yaml")
+    assert result.returncode == 0, result.stderr
+    assert "weights, NF4                     1.43 GB" in result.stdout and result.stdout.endswith("It fits.\n")
+    tight = onelap("plan", toy_params, "-p", "time_budget_hours=0.001", "-p", "epochs=100")
+    assert "It does not fit." in tight.stdout and "epochs=25.0 (fewer passes over the notes)" in tight.stdout
+    unknown = onelap("plan", toy_params, "-p", "base_model=nobody/nothing")
+    assert unknown.returncode == 2 and "`onelap fetch PARAMS.yaml` downloads one" in unknown.stderr
