@@ -120,12 +120,10 @@ def plan(options: argparse.Namespace) -> None:
     if not any(expected.exceeded(setting)):
         return print("It fits.")
     changed, changes = expected.proposal(setting)
-    enough = (
-        ""
-        if not any(expected.exceeded(changed))
-        else "; even then it does not: take a smaller base_model or a larger card"
-    )
-    print(f"It does not fit. With what costs least, it does: {', '.join(changes) or 'nothing found'}{enough}")
+    if any(expected.exceeded(changed)):
+        print(f"It does not fit, not even with {', '.join(changes) or 'any change'}: it needs a smaller base_model.")
+    else:
+        print(f"It does not fit. It would with the changes that cost least: {', '.join(changes)}.")
 
 
 def doctor(options: argparse.Namespace) -> None:
