@@ -11,16 +11,27 @@ TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)
 
 
 def test_a_model_that_knows_only_the_shares_has_no_opinion_once_they_are_taken_out():
-    knows_shares = np.array([[0.8, 0.2]])
-    assert against_skew(TRAINED_ON, KINDS, 1.0).apply(knows_shares) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
-    assert against_skew(TRAINED_ON, KINDS, 0.5).apply(knows_shares) == pytest.approx(
+    knows_shares, even = np.array([[0.8, 0.2]]), np.array([[0.5, 0.5]])
+    assert against_skew(TRAINED_ON, KINDS, 1.0, 1.0).apply(knows_shares) == pytest.approx(
+        np.array([[0.5, 0.5]]), abs=1e-3
+    )
+    assert against_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(knows_shares) == pytest.approx(
         np.array([[2 / 3, 1 / 3]]), abs=1e-3
     )
-    assert against_skew(TRAINED_ON, KINDS, 0.0).apply(knows_shares) == pytest.approx(knows_shares)
+    assert against_skew(TRAINED_ON, KINDS, 0.0, 1.0).apply(knows_shares) == pytest.approx(knows_shares)
+
+
+def test_scores_are_what_was_trained_before_anything_is_corrected():
+    """Trained at a temperature of 4, a probability of p⁴ : q⁴ means p : q."""
+    said = np.array([[0.8**4, 0.2**4]]) / (0.8**4 + 0.2**4)
+    assert against_skew(TRAINED_ON, KINDS, 0.0, 4.0).apply(said) == pytest.approx(np.array([[0.8, 0.2]]))
+    assert against_skew(TRAINED_ON, KINDS, 1.0, 4.0).apply(said) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
 
 
 def test_certainty_stays_certain():
-    assert against_skew(TRAINED_ON, KINDS, 0.5).apply(np.array([[1.0, 0.0]])) == pytest.approx(np.array([[1.0, 0.0]]))
+    assert against_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(np.array([[1.0, 0.0]])) == pytest.approx(
+        np.array([[1.0, 0.0]])
+    )
 
 
 def test_label_bias_goes_and_what_is_known_of_a_note_stays():
@@ -65,7 +76,7 @@ def test_few_notes_or_notes_that_are_all_right_leave_the_temperature_alone(proba
 
 def test_impossible_kinds_and_unseen_ones_stay_finite():
     said = np.array([[1.0, 0.0]] * 40)
-    for calibration in (without_label_bias(said, TRAINED_ON, KINDS), against_skew(TRAINED_ON[:800], KINDS, 1.0)):
+    for calibration in (without_label_bias(said, TRAINED_ON, KINDS), against_skew(TRAINED_ON[:800], KINDS, 1.0, 1.0)):
         assert np.isfinite(calibration.apply(said)).all()
 
 
@@ -81,6 +92,6 @@ def test_the_order_of_the_kinds_does_not_matter():
 
 
 def test_it_is_kept_with_the_adapter(tmp_path):
-    calibration = Calibration({"common": 0.1, "rare": 0.2}, 1.5, 0.8)
+    calibration = Calibration({"common": 0.1, "rare": 0.2}, 5.0, 1.5, 0.8)
     calibration.save(tmp_path)
     assert Calibration.load(tmp_path) == calibration

@@ -3,7 +3,7 @@
 Everything here is chosen on validation notes; the test notes choose nothing.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,14 @@ MIN_SURE = 10  # validation notes above a threshold; fewer say nothing about its
 
 @dataclass(frozen=True)
 class Calibration:
-    """Probabilities p become softmax((log p + offset) / temperature), an offset in nats a kind.
+    """Probabilities p become softmax((log p / label_temperature + offset) / temperature), an offset in nats a kind.
 
     A temperature changes how sure an answer is, never which one it is.
     """
 
     offsets: dict[str, float]
+    label_temperature: float = 1.0
+    """That of the training: what the adapter has learnt are the scores divided by it."""
     temperature: float = 1.0
     threshold: float | None = None
     """Probability from which an answer is sure enough; None where no threshold reached the target."""
@@ -35,7 +37,7 @@ class Calibration:
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """(notes, kinds), columns in the order of the offsets."""
         scores = np.log(np.maximum(probabilities, LEAST))
-        return softmax((scores + list(self.offsets.values())) / self.temperature, axis=1)
+        return softmax((scores / self.label_temperature + list(self.offsets.values())) / self.temperature, axis=1)
 
     def save(self, adapter: Path) -> None:
         """Beside the adapter's weights, since it belongs to them."""
@@ -47,14 +49,14 @@ class Calibration:
         return cls(**read_json(adapter / FILE))
 
 
-def against_skew(trained_on: pd.Series, kinds: list[str], strength: float) -> Calibration:
+def against_skew(trained_on: pd.Series, kinds: list[str], strength: float, label_temperature: float) -> Calibration:
     """Logit adjustment (Menon et al. 2021, https://arxiv.org/abs/2007.07314): rare kinds are named more readily.
 
     `trained_on` are the training notes' kinds. A strength of 1 takes their shares out wholly, which
     costs accuracy; 0 leaves them in. What was measured is in docs/LOG.md.
     """
     shares = _shares(trained_on, kinds)
-    return Calibration(dict(zip(kinds, map(float, -strength * np.log(shares)), strict=True)))
+    return Calibration(dict(zip(kinds, map(float, -strength * np.log(shares)), strict=True)), label_temperature)
 
 
 def _shares(trained_on: pd.Series, kinds: list[str]) -> np.ndarray:
@@ -91,17 +93,17 @@ def fit(calibration: Calibration, probabilities: np.ndarray, truth: pd.Series, t
     given = np.array([kinds.index(kind) for kind in truth], dtype=int)
 
     def loss(log_temperature: float) -> float:
-        tempered = Calibration(calibration.offsets, float(np.exp(log_temperature))).apply(probabilities)
+        tempered = replace(calibration, temperature=float(np.exp(log_temperature))).apply(probabilities)
         return float(-np.log(np.maximum(tempered[np.arange(len(given)), given], LEAST)).mean())
 
     lowest, highest = np.log(0.1), np.log(20)
     best = minimize_scalar(loss, bounds=(lowest, highest), method="bounded").x
     # Few notes, or notes that are all right, would have it as sure as can be.
     found = len(given) >= MIN_FITTED and lowest + 0.05 < best < highest - 0.05 and loss(best) < loss(0.0) - 1e-6
-    tempered = Calibration(calibration.offsets, float(np.exp(best)) if found else 1.0)
+    tempered = replace(calibration, temperature=float(np.exp(best)) if found else 1.0)
     corrected = tempered.apply(probabilities)
     right = corrected.argmax(axis=1) == given
-    return Calibration(tempered.offsets, tempered.temperature, _threshold(corrected.max(axis=1), right, target))
+    return replace(tempered, threshold=_threshold(corrected.max(axis=1), right, target))
 
 
 def _threshold(confidence: np.ndarray, right: np.ndarray, target: float) -> float | None:
