@@ -11,7 +11,7 @@ TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)
 
 
 def test_a_model_that_knows_only_the_shares_has_no_opinion_once_they_are_taken_out():
-    knows_shares, even = np.array([[0.8, 0.2]]), np.array([[0.5, 0.5]])
+    knows_shares = np.array([[0.8, 0.2]])
     assert against_skew(TRAINED_ON, KINDS, 1.0, 1.0).apply(knows_shares) == pytest.approx(
         np.array([[0.5, 0.5]]), abs=1e-3
     )
