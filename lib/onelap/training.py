@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import f1_score
+from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, PrinterCallback, TrainerCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -26,6 +27,7 @@ if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not 
     raise UserError("Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 and restart the kernel")
 from trl import SFTConfig, SFTTrainer
 
+SPELLING = 0.02  # nats of a label count this much beside those between the kinds (docs/LOG.md)
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -109,18 +111,20 @@ class Budget(TrainerCallback):
 class KindTrainer(SFTTrainer):
     """SFTTrainer that learns the very question the model is asked: which of the kinds, not which of all tokens.
 
-    The loss is the cross-entropy over the kinds of what `scoring` computes: a note is told from the
-    other kinds, whereas spelling a label to its end, which every note teaches, costs no capacity. No
-    logits are computed for the prompt.
+    The loss is the cross-entropy over the kinds of what `scoring` computes, and a little of the usual
+    one, the label's own likelihood, so that the model can still say what it chooses. No logits are
+    computed for the prompt.
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean negative log-probability of the true kinds, in nats a note."""
+        """Mean negative log-probability of the true kinds and, `SPELLING` times, of their labels; nats a note."""
         kinds = inputs["labels"]
         laid_out = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        scores = answer_log_likelihoods(model, self.prompt, laid_out, use_cache=False) / self.label_temperature
+        likelihoods = answer_log_likelihoods(model, self.prompt, laid_out, use_cache=False)
+        scores = likelihoods / self.label_temperature
         notes = len(kinds) if num_items_in_batch is None else num_items_in_batch
-        loss = torch.nn.functional.cross_entropy(scores, kinds, reduction="sum") / notes
+        spelt = likelihoods.gather(1, kinds[:, None]).sum()
+        loss = (cross_entropy(scores, kinds, reduction="sum") - SPELLING * spelt) / notes
         return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
 
     def create_model_card(self, *_, **__):
