@@ -11,7 +11,7 @@ import torch
 from onelap import UserError
 from onelap.models import load_adapter, load_base, load_tokenizer
 from onelap.plan import measure, workload_of
-from onelap.precision import choose_precision
+from onelap.precision import Precision, check_formats, choose_precision
 from onelap.prompts import build_prompt
 from onelap.runs import Run, read_lines
 from onelap.scoring import check_probe, leave_probe, score
@@ -238,3 +238,16 @@ def test_measuring_steps_leaves_no_trace(built):
         if weight.requires_grad:
             assert weight.grad is None and torch.equal(weight, before[name])
     assert workload_of(trainer).longest >= 4 * max(len(row["input_ids"]) for row in trainer.train_dataset)
+
+
+def test_number_formats_that_fail_on_a_turing_card_are_found_before_the_first_step(built):
+    trainer, _, _ = built
+    turing = Precision("cuda:0", torch.float16, bf16=False, fp16=True, why="compute capability 7.5")
+    check_formats(trainer.model, turing)
+    name, parameter = next(iter(lora_parameters(trainer.model).items()))
+    parameter.data = parameter.data.half()
+    with pytest.raises(TypeError, match=f"{name} is trained in torch.float16"):
+        check_formats(trainer.model, turing)
+    parameter.data = parameter.data.bfloat16()
+    with pytest.raises(TypeError, match=f"{name} is bfloat16, expected none on a card without it"):
+        check_formats(trainer.model, turing)

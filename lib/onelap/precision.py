@@ -57,3 +57,16 @@ def choose_precision() -> Precision:
         return Precision("cuda:0", torch.bfloat16, bf16=True, fp16=False, why=why)
     why = f"{name}: no bfloat16 in hardware, so float16 with a gradient scaler and float32 LoRA weights"
     return Precision("cuda:0", torch.float16, bf16=False, fp16=True, why=why)
+
+
+def check_formats(model, precision: Precision) -> None:
+    """Before the first step: raises TypeError for a tensor in a format that would fail or crawl on this device.
+
+    With float16 and a gradient scaler that is any bfloat16 tensor, which such a card only emulates, and any
+    trainable one that is not float32: the scaler dies on it, or rounds its updates away.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if precision.fp16 and tensor.dtype == torch.bfloat16:
+            raise TypeError(f"{name} is bfloat16, expected none on a card without it: {precision.why}")
+        if tensor.requires_grad and tensor.dtype != torch.float32:
+            raise TypeError(f"{name} is trained in {tensor.dtype}, expected torch.float32")

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from onelap import UserError
 from onelap.parameters import accumulation_steps
-from onelap.precision import Precision
+from onelap.precision import Precision, check_formats
 from onelap.prompts import Prompt
 from onelap.scoring import answer_log_likelihoods, lay_out
 
@@ -207,6 +207,7 @@ def build_trainer(
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    check_formats(trainer.model, precision)
     return trainer
 
 
