@@ -118,7 +118,7 @@ def spelling_loss(model, prompt, text, kind):
 
 
 def test_the_micro_batch_changes_nothing(built, toy_base, tmp_path):
-    """20 notes in batches of 8 leave a last batch of 4, and with micro-batches of 3 parts that differ in size."""
+    """20 notes in batches of 6 leave a last batch of 2; others are accumulated from micro-batches of 3."""
     _, prompt, run = built
 
     def losses(micro_batch, effective_batch):

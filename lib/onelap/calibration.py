@@ -15,7 +15,7 @@ from onelap.runs import read_json, write_json
 
 FILE = "calibration.json"
 ROUNDS = 200  # each closes a part of what is left; after these it is below a thousandth
-LEAST = 1e-100
+LEAST = 1e-100  # probability: nothing is impossible, and logarithms stay finite
 MIN_FITTED = 30  # validation notes for a temperature
 MIN_SURE = 10  # validation notes above a threshold; fewer say nothing about its accuracy
 

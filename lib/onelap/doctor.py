@@ -1,5 +1,6 @@
 """Checks this machine in some seconds, without a model, and names the fix for each trap: `onelap doctor`."""
 
+import functools
 import importlib.metadata
 import locale
 import os
@@ -64,6 +65,7 @@ def python() -> Check:
     return Check("python", FINE, told)
 
 
+@functools.cache
 def _pins() -> dict[str, str]:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return dict(pin.split("==") for pin in project["dependencies"])

@@ -1,7 +1,7 @@
 """How much memory and time a training takes, before it is started.
 
 Memory is predicted from a model's shape, by the parts named in `memory`; hours from the
-notes' tokens and, where the base is on this machine, from some real steps on the longest batches.
+notes' tokens at a device's rate, or in 03_train from some real steps on the longest batches.
 All sizes are in units of 10⁹ bytes (GB), all rates in floating-point operations a second.
 """
 
@@ -148,7 +148,7 @@ class Workload:
 
 def workload_of(trainer) -> Workload:
     """Of a `KindTrainer` that was built."""
-    answers = sum(len(answer) - 1 for answer in trainer.prompt.answers.values())
+    answers = sum(map(len, trainer.prompt.branches))
     train, validation = (
         [len(row["input_ids"]) + answers for row in rows] for rows in (trainer.train_dataset, trainer.eval_dataset)
     )
@@ -285,11 +285,12 @@ class Forecast:
 
     def proposal(self, setting: Setting) -> tuple[Setting, list[str]]:
         """The changes that make it fit, or come nearest to it: those that cost least first."""
-        changes = {}
+        changes, excess = {}, sum(self.exceeded(setting))
         for name, value, cost in self._changes(setting):
-            excess, changed = sum(self.exceeded(setting)), replace(setting, **{name: value})
-            if excess and sum(self.exceeded(changed)) < excess:
-                setting, changes[name] = changed, f"{name}={value} ({cost})"
+            changed = replace(setting, **{name: value})
+            rest = sum(self.exceeded(changed))
+            if rest < excess:
+                setting, excess, changes[name] = changed, rest, f"{name}={value} ({cost})"
         return setting, list(changes.values())
 
     def _changes(self, setting: Setting) -> Iterator[tuple[str, object, str]]:
@@ -325,7 +326,7 @@ def forecast(parameters: dict, precision: Precision) -> Forecast:
     kept = round(len(notes) * (1 - parameters["test_share"] - parameters["validation_share"]))
     lengths = [len(prompt.note_tokens(text)) for text in notes["text"].sample(frac=1, random_state=0)]
     shape, setting = shape_of(parameters["base_model"]), Setting.of(parameters)
-    around = len(prompt.before) + len(prompt.after) + sum(len(answer) - 1 for answer in prompt.answers.values())
+    around = sum(map(len, [prompt.before, prompt.after, *prompt.branches]))
     validation = round(len(notes) * parameters["validation_share"])
 
     def on(device: str, rate: float, memory_gb: float, words: str) -> Forecast:

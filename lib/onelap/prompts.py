@@ -51,6 +51,11 @@ class Prompt:
         fixed = [self.before, self.after, self.answers, self.note_budget]
         return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
 
+    @property
+    def branches(self) -> list[list[int]]:
+        """The answers' tokens that are read when all are scored at once; the last one is only predicted."""
+        return [answer[:-1] for answer in self.answers.values()]
+
     def note_tokens(self, text: str) -> list[int]:
         """All token ids of a note, special tokens in it split like any other text."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]

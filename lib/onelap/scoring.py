@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from onelap.calibration import LEAST
 from onelap.prompts import Prompt
 from onelap.runs import read_json, write_json
 
 PROBE_NOTES, PROBE_BATCH = 32, 8
-LEAST = 1e-100
 PARITY = 1e-3  # in probability; a reloaded adapter differs by rounding only
 
 
@@ -70,7 +70,7 @@ def check_probe(model, prompt: Prompt, texts: list[str], file: Path) -> float:
 def answer_log_likelihoods(model, prompt: Prompt, inputs: dict[str, torch.Tensor], **options) -> torch.Tensor:
     """log p(answer | prompt) in float32, shape (notes, kinds), in one forward pass over what `lay_out` made."""
     answers = list(prompt.answers.values())
-    branches = _branches(prompt)
+    branches = prompt.branches
     logits = model(**inputs, **options, logits_to_keep=sum(map(len, branches)) + 1).logits
     log_p = torch.log_softmax(logits.float(), dim=-1)
     columns, offset = [], 1
@@ -89,7 +89,7 @@ def lay_out(prompt: Prompt, rows: list[list[int]], before: int = 0) -> dict[str,
     where a token may look, which transformers hands to attention as it is. `before` tokens stand
     in front of every row, in a key-value cache.
     """
-    branches = _branches(prompt)
+    branches = prompt.branches
     longest = max(map(len, rows))
     total = longest + sum(map(len, branches))
     ids = torch.full((len(rows), total), prompt.tokenizer.pad_token_id)
@@ -113,8 +113,3 @@ def lay_out(prompt: Prompt, rows: list[list[int]], before: int = 0) -> dict[str,
             inside[row, at:end, at:end] = torch.ones(len(branch), len(branch)).tril().bool()
             at = end
     return {"input_ids": ids, "attention_mask": allowed.unsqueeze(1), "position_ids": positions}
-
-
-def _branches(prompt: Prompt) -> list[list[int]]:
-    """The answers' tokens that are read; the last one is only predicted."""
-    return [answer[:-1] for answer in prompt.answers.values()]
