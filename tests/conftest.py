@@ -11,6 +11,21 @@ import nbformat
 import pytest
 import yaml
 
+from onelap.training import Recipe
+
+TOY_RECIPE = Recipe(
+    epochs=1.0,
+    learning_rate=1e-3,
+    effective_batch=8,
+    micro_batch=4,
+    lora_rank=4,
+    lora_alpha=8,
+    lora_dropout=0.05,
+    gradient_checkpointing=False,
+    label_temperature=1.0,
+    evaluations=2,
+    seed=0,
+)
 TOY_WORDS = {
     "knowledge": ["boils", "melts", "weighs", "spins", "contains", "measures", "conducts", "expands", "grams"],
     "lesson": ["burnt", "forgot", "broke", "spilled", "again", "sorry", "failed", "wished", "earlier", "checked"],

@@ -21,7 +21,7 @@ FINE = "answer: int = 42  # what to say\nrun_dir: str = ''  # the run folder"
 
 @pytest.fixture
 def new_run(tmp_path):
-    return Run.create(tmp_path / "toy.yaml", {"answer": 7}, tmp_path / "run")
+    return Run.create("toy", {"answer": 7}, tmp_path / "run")
 
 
 def outputs_of(path):
@@ -96,7 +96,7 @@ def test_a_full_disk_is_told_and_leaves_a_readable_record(notebook, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("this user may not mount a small file system")
     try:
-        run = Run.create(tmp_path / "toy.yaml", {}, disk / "run")
+        run = Run.create("toy", {}, disk / "run")
         with pytest.raises(NotebookFailed, match=r"No space left .*; free some space or choose another disk"):
             run_lap(run, {}, [notebook("wordy", FINE, "print('x' * 400_000)")])
         assert statuses(run) == ("failed", {"wordy": "failed"})
@@ -118,7 +118,10 @@ def test_ctrl_c_ends_the_lap_and_its_kernel(toy_params, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     (line,) = errors.splitlines()
-    assert line.startswith("onelap: interrupted in 01_data_prep, In [") and f"is kept in {run.path}" in line
+    assert (
+        line.startswith("onelap: interrupted in 01_data_prep, In [")
+        and f"`onelap run --resume {run.path}` goes on" in line
+    )
     assert statuses(run) == ("interrupted", {"01_data_prep": "interrupted"})
     assert (run.path / "01_data_prep.ipynb").exists()
     assert not [kernel for kernel in kernels if kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE]

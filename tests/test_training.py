@@ -15,23 +15,8 @@ from onelap.precision import Precision, check_formats, choose_precision
 from onelap.prompts import build_prompt
 from onelap.runs import Run, read_lines
 from onelap.scoring import check_probe, leave_probe, score
-from onelap.training import SPELLING, TARGETS, Recipe, add_lora, build_trainer, train
-from tests.conftest import TOY_WORDS, toy_notes
-
-RECIPE = Recipe(
-    epochs=1.0,
-    learning_rate=1e-3,
-    effective_batch=8,
-    micro_batch=4,
-    lora_rank=4,
-    lora_alpha=8,
-    lora_dropout=0.05,
-    gradient_checkpointing=False,
-    label_temperature=1.0,
-    evaluations=2,
-    seed=0,
-)
-
+from onelap.training import SPELLING, TARGETS, add_lora, build_trainer, train
+from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 KINDS = sorted(TOY_WORDS)
 
@@ -44,8 +29,8 @@ def built(toy_base, tmp_path):
     run.write_dataset(notes, {"kinds": KINDS})
     prompt = build_prompt(load_tokenizer(toy_base), KINDS, 160)
     precision = choose_precision()
-    model = add_lora(load_base(toy_base, precision), RECIPE)
-    return build_trainer(model, prompt, precision, RECIPE, *parts_of(run), run.training_path), prompt, run
+    model = add_lora(load_base(toy_base, precision), TOY_RECIPE)
+    return build_trainer(model, prompt, precision, TOY_RECIPE, *parts_of(run), run.training_path), prompt, run
 
 
 def parts_of(run):
@@ -99,7 +84,7 @@ def test_gradients_reach_every_lora_matrix_after_a_validation_pass(built):
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_the_loss_is_on_what_the_model_is_scored_by(built, temperature):
     trainer, prompt, run = built
-    trainer.label_temperature = temperature
+    trainer.recipe = replace(TOY_RECIPE, label_temperature=temperature)
     notes = run.read_part("validation")
     log_p = np.log(score(trainer.model, prompt, notes["text"].tolist(), 4)[0]) / temperature
     log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
@@ -122,7 +107,7 @@ def test_the_micro_batch_changes_nothing(built, toy_base, tmp_path):
     _, prompt, run = built
 
     def losses(micro_batch, effective_batch):
-        recipe = replace(RECIPE, micro_batch=micro_batch, effective_batch=effective_batch, lora_dropout=0.0)
+        recipe = replace(TOY_RECIPE, micro_batch=micro_batch, effective_batch=effective_batch, lora_dropout=0.0)
         folder, precision = tmp_path / str(micro_batch), choose_precision()
         trainer = build_trainer(
             add_lora(load_base(toy_base, precision), recipe), prompt, precision, recipe, *parts_of(run), folder
@@ -182,7 +167,7 @@ def test_the_same_seed_trains_the_same_adapter_and_another_one_another(built, to
     texts = run.read_part("test")["text"].tolist()
 
     def predictions(seed):
-        recipe, precision = replace(RECIPE, seed=seed), choose_precision()
+        recipe, precision = replace(TOY_RECIPE, seed=seed), choose_precision()
         folder = tmp_path / f"{seed} {len(list(tmp_path.iterdir()))}"
         model = add_lora(load_base(toy_base, precision), recipe)
         train(build_trainer(model, prompt, precision, recipe, *parts_of(run), folder), folder / "adapter", 600)
@@ -206,7 +191,7 @@ def test_an_adapter_that_says_something_else_than_the_trained_model_ends_the_run
 
 
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused():
-    recipe = replace(RECIPE, micro_batch=3)
+    recipe = replace(TOY_RECIPE, micro_batch=3)
     with pytest.raises(UserError, match="micro_batch: expected a divisor of effective_batch 8, found 3"):
         _ = recipe.accumulation
 

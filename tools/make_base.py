@@ -61,7 +61,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-MIXTURE = {"docstrings": 0.35, "own": 0.30, "chats": 0.35}  # shares of the sequences of a step
+MIXTURE = {"docstrings": 0.25, "own": 0.40, "chats": 0.35}  # shares of the sequences of a step
 ANSWER_WEIGHT = 10.0  # of an answer's tokens in the loss; they are one in fifty of a chat's
 GATHERING_WEIGHT = 0.5  # of the auxiliary loss beside the next token's
 GATHERING_POSITIONS = 32  # of each sequence at which the auxiliary loss is taken

@@ -37,18 +37,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`onelap run`: the five notebooks."""
+    """`onelap run`: the five notebooks, or what is left of them."""
+    from onelap.history import find_run
     from onelap.parameters import read_parameters
+    from onelap.resume import check_unchanged, reopen
     from onelap.runner import resolve_inputs, run_lap
     from onelap.runs import Run, read_json
 
-    params = find_path(options.params)
+    old = find_run(options.resume, PROJECT / "outputs") if options.resume else None
+    if old is None and (options.params is None or options.force_new):
+        raise UserError("expected PARAMS.yaml or --resume RUN; --force-new goes with the latter; see onelap run --help")
+    params = find_path(options.params) if options.params else old.params_path
     parameters, problems = read_parameters(params, options.parameter)
     problems += resolve_inputs(parameters)
     _refuse(problems, params)
-    lap = Run.create(params, parameters, options.run)
+    if old is None or options.force_new:
+        lap = Run.create(params.stem if options.params else old.name, parameters, options.run)
+    else:
+        lap = old
     print(f"run folder: {lap.path}", flush=True)
-    run_lap(lap, parameters)
+    with lap.locked():
+        if lap is old:
+            check_unchanged(old, parameters)
+            reopen(old)
+        run_lap(lap, parameters)
     print(lap.path)
     print(read_json(lap.comparison_path)["sentence"])
 
@@ -202,8 +214,12 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     command = add(run, "run the five notebooks", "onelap run params/one_lap.yaml -p notes_path=~/vault")
-    add_file(command)
+    command.add_argument("params", type=Path, nargs="?", metavar="PARAMS.yaml", help="a parameter file, see params/")
     add_overrides(command)
+    command.add_argument("--resume", metavar="RUN", help="go on with a run that stopped, by its folder or name")
+    command.add_argument(
+        "--force-new", action="store_true", help="with --resume: a new run with its parameters; the old one stays"
+    )
     command.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: a new one below outputs/)")
 
     command = add(runs, "list all runs, newest first, or say what differs between two", "onelap runs RUN_A RUN_B")

@@ -75,7 +75,10 @@ def load_base(base: Path, precision):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
+    from onelap.memory import cap_memory
+
     logging.disable_progress_bar()
+    cap_memory()
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

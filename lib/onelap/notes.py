@@ -64,6 +64,12 @@ class Reading:
     unlabelled: pd.DataFrame
     """`id, text, source` of what has a text and no kind; these are counted in `skipped` too."""
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the labelled notes: ids, texts, kinds, sources, textures."""
+        rows = self.notes.drop(columns="encoding").to_json(orient="values")
+        return hashlib.sha256(rows.encode()).hexdigest()
+
 
 def locate_notes(name: str) -> Path:
     """The notes' folder or file. Raises UserError where it is missing or of another type."""

@@ -1,8 +1,8 @@
 """Parameters: the notebooks' own parameters cells are the schema.
 
-One line a parameter: `name: type = literal  # meaning, unit [low, high]`. The range is
-optional. Papermill's inspection reads the cells, so a second `=` on a line is not allowed
-(papermill would not see that parameter).
+One line a parameter: `name: type = literal  # meaning, unit [low, high]`. The range is optional; for
+a text it is a choice, `[one|another]`. Papermill's inspection reads the cells, so a second `=` on a
+line is not allowed (papermill would not see that parameter).
 """
 
 import ast
@@ -31,6 +31,7 @@ class Parameter:
     meaning: str
     low: float
     high: float
+    choices: tuple[str, ...]
 
     def problem_with(self, value: object) -> str | None:
         """What is wrong with `value`, as one sentence, or None."""
@@ -43,6 +44,8 @@ class Parameter:
             return f"{self.name}: expected {self.type.__name__}, found {found}{hint}"
         if self.type in (int, float) and not self.low <= value <= self.high:
             return f"{self.name}: expected {self.low:g} to {self.high:g}, found {value!r}"
+        if self.choices and value not in self.choices:
+            return f"{self.name}: expected one of {', '.join(self.choices)}, found {value!r}"
         return None
 
 
@@ -54,8 +57,10 @@ def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
             value = ast.literal_eval(found["default"])
             limits = re.search(r"\[(\S+), (\S+)\]$", found["help"])
             low, high = (float(limit) for limit in limits.groups()) if limits else (-1e300, 1e300)
+            listed = re.search(r"\[(\w+(?:\|\w+)+)\]$", found["help"])
+            choices = tuple(listed[1].split("|")) if listed else ()
             kind = TYPES[found["inferred_type_name"]]
-            schema[name] = Parameter(name, kind, value, found["help"], low, high)
+            schema[name] = Parameter(name, kind, value, found["help"], low, high, choices)
     return schema
 
 

@@ -194,6 +194,7 @@ def measure(trainer) -> tuple[Pace, Pace]:
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
     samples = [rows[:size], rows[len(rows) // 2 :][:size]]
+    answers = sum(map(len, trainer.prompt.branches))
     paces = []
     with torch.random.fork_rng():
         for learning in (True, False):
@@ -202,13 +203,15 @@ def measure(trainer) -> tuple[Pace, Pace]:
             for notes in samples * (1 + MEASURED_STEPS):
                 batch = trainer._prepare_inputs(trainer.data_collator(notes))
                 start = time.perf_counter()
-                with torch.set_grad_enabled(learning), trainer.accelerator.autocast():
-                    loss = trainer.compute_loss(model, batch)
                 if learning:
-                    trainer.accelerator.backward(loss)
+                    loss = trainer.training_step(model, batch, len(notes))
                     model.zero_grad()
+                else:
+                    with torch.no_grad(), trainer.compute_loss_context_manager():
+                        loss = trainer.compute_loss(model, batch)
                 loss.item()  # waits for the card
-                points.append((batch["input_ids"].numel(), time.perf_counter() - start))
+                longest = max(map(len, batch["input_ids"])) + answers
+                points.append((len(notes) * longest, time.perf_counter() - start))
             paces.append(_fitted(points[len(samples) :]))  # the first ones warm up
     return paces[0], paces[1]
 

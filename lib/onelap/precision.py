@@ -4,9 +4,12 @@ The decision follows the compute capability, never `torch.cuda.is_bf16_supported
 also says yes on Turing cards that only emulate bfloat16.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
+
+from onelap import UserError
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,24 @@ class Precision:
     why: str
 
     @property
+    def name(self) -> str:
+        """Of the compute format, as in "bfloat16"."""
+        return str(self.compute).removeprefix("torch.")
+
+    @property
+    def choice(self) -> str:
+        """What to ask `choose_precision` for to get these formats."""
+        return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[self.compute]
+
+    @property
+    def safe(self) -> "Precision":
+        """What always works on this device, if slowly: float32 throughout."""
+        return Precision(self.device, torch.float32, bf16=False, fp16=False, why="float32: wide enough for any model")
+
+    @property
     def formats(self) -> list[dict[str, str]]:
         """Rows `what, format, why` for the lab record."""
-        compute = str(self.compute).removeprefix("torch.")
+        compute = self.name
         scaler = "on" if self.fp16 else "off"
         rows = [
             (
@@ -45,18 +63,31 @@ class Precision:
         return [{"what": what, "format": form, "why": why} for what, form, why in rows]
 
 
-def choose_precision() -> Precision:
-    """The formats for the first CUDA device, or for the CPU where there is none."""
+def choose_precision(wanted: str = "auto") -> Precision:
+    """The formats for this process's CUDA device, or for the CPU where there is none.
+
+    `wanted` is "auto", "bf16", "fp16" or "fp32"; all but the first override what follows from the device.
+    Raises UserError where the device cannot do what is wanted.
+    """
     if not torch.cuda.is_available():
+        if wanted not in ("auto", "fp32"):
+            raise UserError(f"precision: expected auto or fp32 on a CPU, found {wanted}")
         why = "CPU: float32; mixed precision would buy a small model little"
         return Precision("cpu", torch.float32, bf16=False, fp16=False, why=why)
-    major, minor = torch.cuda.get_device_capability(0)
-    name = f"{torch.cuda.get_device_name(0)}, compute capability {major}.{minor}"
-    if major >= 8:
-        why = f"{name}: bfloat16 in hardware, with the range of float32, so no gradient scaler"
-        return Precision("cuda:0", torch.bfloat16, bf16=True, fp16=False, why=why)
-    why = f"{name}: no bfloat16 in hardware, so float16 with a gradient scaler and float32 LoRA weights"
-    return Precision("cuda:0", torch.float16, bf16=False, fp16=True, why=why)
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes that share a training, each has its own
+    major, minor = torch.cuda.get_device_capability(device)
+    name = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+    brain = Precision(
+        device, torch.bfloat16, True, False, f"{name}: bfloat16 in hardware, with the range of float32, so no scaler"
+    )
+    half = Precision(
+        device, torch.float16, False, True, f"{name}: float16 with a gradient scaler and float32 LoRA weights"
+    )
+    if wanted == "fp32":
+        return half.safe
+    if wanted == "bf16" and major < 8:
+        raise UserError(f"precision: bf16 needs compute capability 8.0, found {name}; use auto, fp16 or fp32")
+    return half if wanted == "fp16" or major < 8 else brain
 
 
 def check_formats(model, precision: Precision) -> None:

@@ -68,6 +68,11 @@ class Prompt:
         """Token ids of the whole prompt."""
         return self.before + self.rest(text)
 
+    def cut(self, ids: list[int], note_budget: int) -> list[int]:
+        """A whole prompt's token ids with fewer tokens of its note, where it has more."""
+        end = len(ids) - len(self.after)
+        return self.before + _shortened(ids[len(self.before) : end], note_budget) + self.after
+
 
 def build_prompt(
     tokenizer: "PreTrainedTokenizerBase",

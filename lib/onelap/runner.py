@@ -1,6 +1,7 @@
 """The five notebooks of a lap, one after the other, through papermill."""
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -23,7 +24,9 @@ from onelap.endpoint import check_address
 from onelap.models import locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes
 from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
+from onelap.progress import VARIABLE as PROGRESS_VARIABLE
 from onelap.prompts import parse_definitions
+from onelap.resume import digest, step_of, why_again
 from onelap.runs import Run, now
 
 
@@ -51,9 +54,10 @@ KERNELS = Config(
 LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
 ADVICE = {
     "OutOfMemory": LESS_MEMORY,
-    "not finite": "try a lower learning_rate, or a base that was trained in this number format",
+    "not finite": "try a lower learning_rate, or precision: fp32",
     "No space left": "free some space or choose another disk with --run DIR",
 }
+CLEAR = "\x1b[K"  # the rest of a terminal's line
 HEARTBEAT = {True: 1.0, False: 60.0}  # seconds between signs of life, on a terminal and in a log
 
 
@@ -78,8 +82,10 @@ class ReportingEngine(NBClientEngine):
 class Progress:
     """Which cell of which notebook is running, for how long, on standard output."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, line: Path):
         self.name, self.cell, self.of = name, 0, 0
+        self.line = line
+        """Where a long cell says how far it is."""
         self.started = time.monotonic()
         self.terminal = sys.stdout.isatty()
         self.finished = threading.Event()
@@ -92,10 +98,12 @@ class Progress:
     def __exit__(self, *_):
         self.finished.set()
         self.ticker.join()
+        self.line.unlink(missing_ok=True)
         self._show(end="\n")
 
     def on_cell(self, number: int, of: int) -> None:
         """A cell starts; `ReportingEngine` calls this."""
+        self.line.unlink(missing_ok=True)
         self.cell, self.of = number, of
 
     @property
@@ -114,7 +122,9 @@ class Progress:
 
     def _show(self, end: str) -> None:
         start = "\r" if self.terminal else ""
-        print(f"{start}{self.name}  In [{self.cell}] of {self.of}  {self.seconds:.0f} s ", end=end, flush=True)
+        told = self.line.read_text(encoding="utf-8") if self.line.exists() else ""
+        text = f"{self.name}  In [{self.cell}] of {self.of}  {self.seconds:.0f} s  {told}"
+        print(f"{start}{text}{CLEAR if self.terminal else ''}", end=end, flush=True)
 
 
 class Interrupt:
@@ -168,6 +178,9 @@ def resolve_inputs(parameters: dict) -> list[str]:
         attempt(check_address, parameters["endpoint"], parameters["allow_upload"])
     if parameters["embedding_model"]:
         parameters["embedding_model"] = str(attempt(locate_base, parameters["embedding_model"]))
+    reporter = parameters["report_to"]
+    if reporter != "none" and not importlib.util.find_spec(reporter):
+        problems.append(f"report_to: {reporter} is not installed; `pip install {reporter}` does that")
     notes = attempt(locate_notes, parameters["notes_path"])
     fields = attempt(Fields.parse, *(parameters[name] for name in FIELD_PARAMETERS))
     if fields:
@@ -182,7 +195,7 @@ def resolve_inputs(parameters: dict) -> list[str]:
 
 
 def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> None:
-    """Execute the notebooks into the run folder, keeping `run.json` up to date.
+    """Execute the notebooks into the run folder, but for those whose work is still good, keeping `run.json` up to date.
 
     Raises UserError where a notebook found something that the user must change,
     NotebookFailed for any other end, KeyboardInterrupt for an interrupt. The failing notebook
@@ -192,11 +205,16 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
     # a second visible GPU.
     os.environ["PYTHONUTF8"] = "1"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-    started = time.monotonic()
+    os.environ[PROGRESS_VARIABLE] = str(run.path / ".progress")
+    started, before = time.monotonic(), run.record.get("spent_seconds", 0.0)
     status, error = "failed", None
     try:
         for notebook in notebooks:
-            _run_notebook(run, notebook, parameters)
+            reason, began = why_again(run, notebook.stem), notebook.stem in run.record.get("notebooks", {})
+            if began:
+                print(f"{notebook.stem}  {(reason and f'again: {reason}') or 'kept'}", flush=True)
+            if reason:
+                _run_notebook(run, notebook, parameters)
         status = "done"
     except KeyboardInterrupt as interrupt:
         status, error = "interrupted", f"interrupted{interrupt}"
@@ -205,19 +223,19 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
         error = str(failure)
         raise
     finally:
-        seconds = round(time.monotonic() - started, 1)
+        seconds = round(before + time.monotonic() - started, 1)
         _note_end(run, status=status, error=error, finished=now(), actual={"seconds": seconds})
 
 
 def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
-    name = source.stem
+    name, step = source.stem, step_of(source.stem)
     wanted = read_schema([source])
     values = {key: value for key, value in parameters.items() if key in wanted} | {"run_dir": str(run.path)}
     # Papermill rewrites its output in place; it gets its final name when it is whole.
     working, final = run.path / f".{name}.running.ipynb", run.path / f"{name}.ipynb"
-    entry = {"status": "running", "started": now()}
+    entry = {"status": "running", "started": now(), "read": digest(run, step.reads)}
     run.update(notebooks={name: entry})
-    progress, interrupt = Progress(name), Interrupt()
+    progress, interrupt = Progress(name, run.path / ".progress"), Interrupt()
     entry["status"] = "failed"
 
     def on_cell(number: int, of: int) -> None:
@@ -237,12 +255,13 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
                 config=KERNELS,
             )
             _refuse_early_exit(notebook)
-        entry["status"] = "done"
+        entry |= {"status": "done", "written": digest(run, step.writes)}
         interrupt.check()
     except Exception as error:
         if interrupt.asked:
             entry["status"] = "interrupted"
-            raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept in {run.path}") from None
+            go_on = f"`onelap run --resume {run.path}` goes on"
+            raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {go_on}") from None
         raise _failure(error, progress, final) from None
     finally:
         interrupt.end_kernel()

@@ -17,12 +17,15 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import yaml
+from filelock import FileLock, Timeout
 
 from onelap import PROJECT, UserError, find_path, machine
 from onelap.markup import normalize
@@ -42,6 +45,7 @@ RECORDED_PACKAGES = [
     "numpy",
     "scipy",
     "tokenizers",
+    "safetensors",
 ]
 
 
@@ -101,16 +105,20 @@ class Run:
         self.comparison_path = path / "comparison.json"
 
     @classmethod
-    def create(cls, params_file: Path, parameters: dict, folder: Path | None) -> "Run":
-        """Make the folder `<UTC yyyymmdd-hhmmss>_<params name>` (or `folder`), parameters first.
+    def create(cls, name: str, parameters: dict, folder: Path | None) -> "Run":
+        """Make the folder `<UTC yyyymmdd-hhmmss>_<name>` (or `folder`), parameters first.
 
         Raises UserError where `folder` already holds a run or cannot be made.
         """
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        path = folder or PROJECT / "outputs" / f"{stamp}_{params_file.stem}"
+        path = folder or PROJECT / "outputs" / f"{stamp}_{name}"
+        while folder is None and path.exists():  # two runs that begin in the same second
+            path = path.with_name(path.name + "_")
         run = cls(path.absolute())
         if run.record_path.exists():
-            raise UserError(f"{path}: already holds a run; name another folder with --run, or remove it")
+            raise UserError(
+                f"{path}: already holds a run; go on with it by `onelap run --resume {path}`, or name another folder"
+            )
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False)
@@ -119,12 +127,13 @@ class Run:
             raise UserError(f"{path}: the run folder cannot be written: {error}") from None
         run.update(
             status="running",
-            params=params_file.name,
+            params=name,
             started=now(),
-            process=_this_process(),
+            session_started=now(),
+            spent_seconds=0.0,
             notebooks={},
             git=_git_state(),
-            versions=_versions(),
+            versions=versions(),
             hardware=machine.describe(),
             hashes={},
             predicted={"training_seconds": None, "vram_gb": None},
@@ -141,7 +150,9 @@ class Run:
             run.update(
                 status="by hand",
                 started=now(),
-                versions=_versions(),
+                session_started=now(),
+                spent_seconds=0.0,
+                versions=versions(),
                 git=_git_state(),
                 hardware=machine.describe(),
                 hashes={},
@@ -153,13 +164,29 @@ class Run:
         """The content of run.json."""
         return read_json(self.record_path) if self.record_path.exists() else {}
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """For one `onelap run` alone; the system takes the lock back from a process that dies.
+
+        Raises UserError where another process holds it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                self.update(process=_this_process())
+                yield
+        except Timeout:
+            number = self.record.get("process", {}).get("pid", "unknown")
+            raise UserError(f"{self.path}: process {number} is at work there; let it end, or end it") from None
+
     def update(self, **changes: object) -> None:
         """Change entries of run.json; a dictionary is merged into the one that is there."""
         write_json(self.record_path, _merged(self.record, changes))
 
     def seconds_left(self, hours: float, reserve: float) -> float:
         """Of a budget for the whole lap, when this much is kept for what follows; never negative."""
-        spent = (datetime.now(UTC) - datetime.fromisoformat(self.record["started"])).total_seconds()
+        record = self.record
+        session = datetime.now(UTC) - datetime.fromisoformat(record["session_started"])
+        spent = record["spent_seconds"] + session.total_seconds()
         return max(0.0, 3600 * hours - spent - reserve)
 
     def require(self, path: Path, notebook: str) -> Path:
@@ -278,6 +305,8 @@ def _git_state() -> dict:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 
-def _versions() -> dict:
+def versions() -> dict[str, str]:
+    """Of Python and of every library that a result may depend on."""
     installed = {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
-    return {"python": platform.python_version(), **installed}
+    code = hash_files(*sorted((PROJECT / "lib" / "onelap").glob("*.py")))
+    return {"python": platform.python_version(), "onelap": code[:12], **installed}

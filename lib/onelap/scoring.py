@@ -14,6 +14,9 @@ import numpy as np
 import torch
 
 from onelap.calibration import LEAST
+from onelap.memory import Pieces
+from onelap.models import load_base
+from onelap.precision import Precision
 from onelap.prompts import Prompt
 from onelap.runs import read_json, write_json
 
@@ -34,19 +37,33 @@ def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.
     rests = [prompt.rest(text) for text in texts]
     by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
     probabilities = np.empty((len(texts), len(prompt.answers)))
-    prefix = model(torch.tensor([prompt.before], device=model.device), use_cache=True).past_key_values
-    for first in range(0, len(texts), batch_size):
-        chosen = by_length[first : first + batch_size]
-        inputs = lay_out(prompt, [rests[index] for index in chosen], len(prompt.before))
+    prefix = model(input_ids=torch.tensor([prompt.before], device=model.device), use_cache=True).past_key_values
+
+    def probabilities_of(chosen: list[int]) -> np.ndarray:
+        inputs = lay_out(prompt, [rests[index] for index in chosen], model.device, len(prompt.before))
         cache = copy.deepcopy(prefix)  # the model appends to it
         cache.batch_repeat_interleave(len(chosen))
-        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         scores = answer_log_likelihoods(model, prompt, inputs, past_key_values=cache)
         if not torch.isfinite(scores).all():
             raise FloatingPointError(f"the model gives scores that are not finite in {model.dtype}")
         # A long answer's likelihood is soon too small for float32, and nothing is impossible.
-        probabilities[chosen] = torch.softmax(scores.double(), dim=-1).clamp_min(LEAST).cpu().numpy()
+        return torch.softmax(scores.double(), dim=-1).clamp_min(LEAST).cpu().numpy()
+
+    probabilities[by_length] = np.concatenate(Pieces(batch_size).each(probabilities_of, by_length))
     return probabilities, (time.perf_counter() - start) / len(texts)
+
+
+def load_finite_base(base: Path, precision: Precision, prompt: Prompt, texts: list[str]):
+    """The base in this precision; in float32 where its scores of the longest text are not finite, and says so."""
+    model = load_base(base, precision)
+    try:
+        score(model, prompt, [max(texts, key=len)], 1)
+    except FloatingPointError:
+        if precision.safe == precision:
+            raise
+        print(f"Scores are not finite in {precision.name}: scoring in {precision.safe.name} instead, slower.")
+        model = load_base(base, precision.safe)
+    return model
 
 
 def leave_probe(model, prompt: Prompt, texts: list[str], file: Path) -> None:
@@ -82,7 +99,7 @@ def answer_log_likelihoods(model, prompt: Prompt, inputs: dict[str, torch.Tensor
     return torch.stack(columns, dim=-1)
 
 
-def lay_out(prompt: Prompt, rows: list[list[int]], before: int = 0) -> dict[str, torch.Tensor]:
+def lay_out(prompt: Prompt, rows: list[list[int]], device, before: int = 0) -> dict[str, torch.Tensor]:
     """Inputs of a forward pass, T columns wide: padding, the row's tokens, the answers' branches.
 
     `input_ids` and `position_ids` of shape (rows, T); `attention_mask` (rows, 1, T, before + T), true
@@ -112,4 +129,5 @@ def lay_out(prompt: Prompt, rows: list[list[int]], before: int = 0) -> dict[str,
             inside[row, at:end, start:longest] = True
             inside[row, at:end, at:end] = torch.ones(len(branch), len(branch)).tril().bool()
             at = end
-    return {"input_ids": ids, "attention_mask": allowed.unsqueeze(1), "position_ids": positions}
+    inputs = {"input_ids": ids, "attention_mask": allowed.unsqueeze(1), "position_ids": positions}
+    return {name: tensor.to(device) for name, tensor in inputs.items()}

@@ -1,26 +1,34 @@
 """QLoRA as in the published attempt, through TRL's SFTTrainer (Dettmers et al. 2023, arXiv 2305.14314)."""
 
+import hashlib
 import json
 import math
+import os
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import torch
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
-from transformers import EvalPrediction, PrinterCallback, TrainerCallback
+from transformers import EvalPrediction, PrinterCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from onelap import UserError
+from onelap import UserError, checkpoints
+from onelap.callbacks import Budget, Checkpoints, TrainingLog
+from onelap.memory import Pieces, ran_out
+from onelap.models import load_base
 from onelap.parameters import accumulation_steps
 from onelap.precision import Precision, check_formats
-from onelap.prompts import Prompt
+from onelap.prompts import MIN_NOTE_TOKENS, Prompt
+from onelap.runs import read_json, versions, write_json
 from onelap.scoring import answer_log_likelihoods, lay_out
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
@@ -29,6 +37,9 @@ from trl import SFTConfig, SFTTrainer
 
 SPELLING = 0.02  # nats of a label count this much beside those between the kinds (docs/LOG.md)
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WATCHING = ("checkpoint_minutes", "report_to", "allow_upload")  # of a recipe: changes nothing that is learnt
+SHORTER = 0.75  # of a note's tokens are left at each rung that cuts texts
+LOCK_SECONDS = 15  # a process that was killed with its parent needs a moment to go
 
 
 @dataclass(frozen=True)
@@ -50,62 +61,32 @@ class Recipe:
     evaluations: int
     """Passes over the validation notes, evenly spread; the best one's adapter is kept."""
     seed: int
+    checkpoint_minutes: float = 10.0
+    """At most so much training is lost when the machine stops."""
+    report_to: str = "none"
+    """Who else is told what the log is told: "tensorboard" or "wandb"."""
+    allow_upload: bool = False
+    """Without it Weights & Biases keeps what it is told in the training folder."""
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches an optimizer step."""
-        return accumulation_steps(self.effective_batch, self.micro_batch)
+        """Micro-batches an optimizer step, in each of the processes that share the training."""
+        return accumulation_steps(self.effective_batch, self.micro_batch * int(os.environ.get("WORLD_SIZE", 1)))
 
 
-class TrainingLog(TrainerCallback):
-    """Writes `training/log.jsonl` as things happen: step, loss, learning rate, seconds, memory."""
+class ByLength(LengthGroupedSampler):
+    """Notes of like length together, in an order that depends on seed and epoch alone.
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.started = self.last = time.perf_counter()
+    So a training that is taken up in the middle of an epoch sees the rest of that very epoch.
+    """
 
-    def on_step_begin(self, args, state, control, **_):
-        """Start the step's clock, after a validation pass has run."""
-        self.last = time.perf_counter()
+    def __init__(self, lengths: list[int], batch: int, seed: int, epoch: Callable[[], int]):
+        super().__init__(batch, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, epoch
 
-    def on_step_end(self, args, state, control, **_):
-        """Stop the step's clock, before a validation pass runs."""
-        self.step_seconds = time.perf_counter() - self.last
-
-    def on_log(self, args, state, control, logs, **_):
-        """One line for each training step and for each validation pass."""
-        line = {"step": state.global_step, "epoch": round(state.epoch, 4)}
-        if not math.isfinite(logs.get("loss", logs.get("eval_loss", 0.0))):
-            raise FloatingPointError(f"the loss is not finite at step {state.global_step}")
-        if "loss" in logs:
-            line |= {
-                "loss": logs["loss"],
-                "learning_rate": logs["learning_rate"],
-                "gradient_norm": logs["grad_norm"],
-                "step_seconds": round(self.step_seconds, 4),
-            }
-        elif "eval_loss" in logs:
-            line |= {f"validation_{name}": logs[f"eval_{name}"] for name in ("loss", "accuracy", "macro_f1")}
-        else:
-            return
-        line |= {
-            "elapsed_seconds": round(time.perf_counter() - self.started, 2),
-            "memory_gb": peak_memory_gb(),
-        }
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-class Budget(TrainerCallback):
-    """Ends training when its seconds are spent, with one more validation pass; the best adapter so far is kept."""
-
-    def __init__(self, seconds: float):
-        self.ends = time.monotonic() + seconds
-
-    def on_step_end(self, args, state, control, **_):
-        """At least one step is made."""
-        if time.monotonic() >= self.ends:
-            control.should_evaluate = control.should_save = control.should_training_stop = True
+    def __iter__(self):
+        self.generator.manual_seed(1000 * self.seed + self.epoch())
+        return super().__iter__()
 
 
 class KindTrainer(SFTTrainer):
@@ -114,18 +95,161 @@ class KindTrainer(SFTTrainer):
     The loss is the cross-entropy over the kinds of what `scoring` computes, and a little of the usual
     one, the label's own likelihood, so that the model can still say what it chooses. No logits are
     computed for the prompt.
+
+    Where memory runs out it goes down a ladder and repeats the micro-batch: smaller pieces of it, then gradient
+    checkpointing, then shorter texts. Its checkpoints are those of `onelap.checkpoints`.
     """
+
+    def __init__(self, *arguments, prompt: Prompt, recipe: Recipe, precision: Precision, log: TrainingLog, **options):
+        super().__init__(*arguments, callbacks=[log, Checkpoints(recipe.checkpoint_minutes)], **options)
+        self.prompt, self.recipe, self.precision, self.training_log = prompt, recipe, precision, log
+        self.piece, self.note_budget = recipe.micro_batch, prompt.note_budget
+        self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
+        self.rungs: list[str] = []
+        """What was given up for want of memory, in order."""
+        self.step_inputs: list[dict] = []
+        """Micro-batches of the optimizer step under way."""
+
+    @property
+    def fingerprint(self) -> dict:
+        """All that a checkpoint depends on: one of another fingerprint is not gone on from."""
+        weights = [weight for weight in self.model.parameters() if not weight.requires_grad]
+        frozen = b"".join(one.detach().cpu().view(torch.uint8).numpy().tobytes() for one in (weights[1], weights[-1]))
+        rows = [[list(row.values()) for row in rows] for rows in (self.train_dataset, self.eval_dataset)]
+        digests = {"base": frozen, "notes": json.dumps(rows).encode()}
+        return {
+            "recipe": {name: value for name, value in asdict(self.recipe).items() if name not in WATCHING},
+            "precision": self.precision.name,
+            "prompt": self.prompt.digest,
+            "versions": versions(),
+        } | {name: hashlib.sha256(content).hexdigest() for name, content in digests.items()}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean negative log-probability of the true kinds and, `SPELLING` times, of their labels; nats a note."""
         kinds = inputs["labels"]
-        laid_out = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        likelihoods = answer_log_likelihoods(model, self.prompt, laid_out, use_cache=False)
-        scores = likelihoods / self.label_temperature
-        notes = len(kinds) if num_items_in_batch is None else num_items_in_batch
+
+        def likelihoods_of(notes: list[torch.Tensor]) -> torch.Tensor:
+            rows = [self.prompt.cut(note.tolist(), self.note_budget) for note in notes]
+            laid_out = lay_out(self.prompt, rows, device=kinds.device)
+            return answer_log_likelihoods(model, self.prompt, laid_out, use_cache=False)
+
+        notes = inputs["input_ids"]
+        if model.training:
+            likelihoods = likelihoods_of(notes)
+        else:
+            likelihoods = torch.cat(self.validation_pieces.each(likelihoods_of, notes))
+        scores = likelihoods / self.recipe.label_temperature
         spelt = likelihoods.gather(1, kinds[:, None]).sum()
-        loss = (cross_entropy(scores, kinds, reduction="sum") - SPELLING * spelt) / notes
+        count = len(kinds) if num_items_in_batch is None else num_items_in_batch
+        loss = (cross_entropy(scores, kinds, reduction="sum") - SPELLING * spelt) / count
         return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Forward and backward of a micro-batch, in smaller pieces and again where memory runs out."""
+        if next(weight for weight in model.parameters() if weight.requires_grad).grad is None:
+            self.step_inputs = []
+        self.step_inputs.append(inputs)
+        pending = [inputs]
+        while True:
+            try:
+                return [self._learn(model, one, num_items_in_batch) for one in pending][-1]
+            except Exception as error:
+                if self.args.world_size > 1 or not ran_out(error) or not self._descend():
+                    raise
+            # The failed attempt has left part of its gradients: this step begins anew.
+            model.zero_grad()
+            pending = self.step_inputs
+
+    def _learn(self, model, inputs: dict, count: int) -> torch.Tensor:
+        loss = 0.0
+        for first in range(0, len(inputs["labels"]), self.piece):
+            piece = {name: values[first : first + self.piece] for name, values in inputs.items()}
+            loss += super().training_step(model, piece, count)
+        return loss
+
+    def _descend(self) -> bool:
+        """Give up something for memory; whether there was anything left to give up."""
+        if self.piece > 1:
+            self.piece = (self.piece + 1) // 2
+            rung = f"micro_batch={self.piece}"
+        elif not self.model.is_activation_checkpointing:
+            self.model.enable_input_require_grads()
+            self.model.activation_checkpointing_enable()
+            rung = "gradient_checkpointing=true"
+        elif self.note_budget > MIN_NOTE_TOKENS:
+            self.note_budget = max(MIN_NOTE_TOKENS, int(SHORTER * self.note_budget))
+            rung = f"{self.note_budget} tokens a note"
+        else:
+            return False
+        self.rungs.append(rung)
+        self.training_log.write(self.state, rung=rung)
+        return True
+
+    def _get_train_sampler(self, train_dataset=None):
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        return ByLength(lengths, self.recipe.effective_batch, self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def floating_point_ops(self, inputs):
+        """Not counted by the Trainer's formula, which knows no tree of answers; see `onelap.plan`."""
+        return 0
+
+    def _save_checkpoint(self, model, trial):
+        """Instead of the Trainer's, which pickles, and which is not written atomically."""
+        if self.args.should_save:
+            self._write_checkpoint()
+        self.accelerator.wait_for_everyone()
+        self._find_best()
+
+    def _write_checkpoint(self) -> None:
+        training = Path(self.args.output_dir)
+        folder = checkpoints.checkpoint_path(training, self.state.global_step)
+        checkpoints.discard(folder)
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
+        scaler = self.accelerator.scaler
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "random": checkpoints.random_state(),
+        }
+        checkpoints.write_state(folder, state)
+        self.state.best_model_checkpoint = None  # a run folder may be moved: the step is enough
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        checkpoints.seal(folder)
+        best = checkpoints.checkpoint_path(training, self.state.best_global_step or self.state.global_step)
+        for other in set(training.glob("checkpoint-*")) - {folder, best}:
+            checkpoints.discard(other)
+
+    def _find_best(self) -> None:
+        if self.state.best_global_step:
+            best = checkpoints.checkpoint_path(Path(self.args.output_dir), self.state.best_global_step)
+            self.state.best_model_checkpoint = str(best)
+
+    def _init_training_state(self, *arguments):
+        found = super()._init_training_state(*arguments)
+        self._find_best()
+        return found
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if checkpoint is not None:
+            state = checkpoints.read_state(Path(checkpoint))
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["schedule"])
+
+    def _load_scaler(self, checkpoint):
+        if checkpoint is not None and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(checkpoints.read_state(Path(checkpoint))["scaler"])
+
+    def _load_rng_state(self, checkpoint):
+        if checkpoint is not None:
+            checkpoints.set_random_state(checkpoints.read_state(Path(checkpoint))["random"])
+
+    def _run_epoch(self, *arguments, **options):
+        if self.state.global_step >= self.state.max_steps:  # taken up after the last step
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **options)
 
     def create_model_card(self, *_, **__):
         """Nothing: TRL's card beside every checkpoint is a form to fill in, not a record."""
@@ -136,18 +260,6 @@ def validation_rates(evaluated: EvalPrediction) -> dict[str, float]:
     truth, predicted = evaluated.label_ids, evaluated.predictions.argmax(axis=1)
     f1 = f1_score(truth, predicted, average="macro", zero_division=0.0)
     return {"accuracy": float((truth == predicted).mean()), "macro_f1": float(f1)}
-
-
-def peak_memory_gb() -> float:
-    """Peak so far, in units of 10⁹ bytes: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_reserved() / 1e9, 3)
-    info = psutil.Process().memory_info()
-    if sys.platform == "win32":
-        return round(info.peak_wset / 1e9, 3)
-    import resource
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
 
 
 def add_lora(model, recipe: Recipe):
@@ -171,6 +283,28 @@ def add_lora(model, recipe: Recipe):
     return model
 
 
+def prepare_trainer(
+    base: Path,
+    prompt: Prompt,
+    precision: Precision,
+    recipe: Recipe,
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    folder: Path,
+) -> KindTrainer:
+    """Base, LoRA matrices and trainer; in float32 where probe steps give no finite loss and gradients, and says so."""
+    trainer = build_trainer(
+        add_lora(load_base(base, precision), recipe), prompt, precision, recipe, train, validation, folder
+    )
+    if learns_finitely(trainer):
+        return trainer
+    if precision.safe == precision:
+        raise FloatingPointError("loss or gradients are not finite before the first step, in float32")
+    print(f"Loss or gradients are not finite in {precision.name}: training in {precision.safe.name} instead, slower.")
+    del trainer
+    return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder)
+
+
 def build_trainer(
     model,
     prompt: Prompt,
@@ -180,27 +314,23 @@ def build_trainer(
     validation: pd.DataFrame,
     folder: Path,
 ) -> KindTrainer:
-    """An SFTTrainer on notes (columns `text`, `kind`); `model` already has its LoRA matrices.
+    """A trainer on notes (columns `text`, `kind`); `model` already has its LoRA matrices.
 
     Log and checkpoints go to `folder`.
     """
-
-    def collate(notes: list[dict]) -> dict[str, torch.Tensor]:
-        labels = torch.tensor([note["labels"] for note in notes])
-        # The Trainer counts a batch's labels by the second name where there is one, by the first less one otherwise.
-        return lay_out(prompt, [note["input_ids"] for note in notes]) | {"labels": labels, "shift_labels": labels}
-
     trainer = KindTrainer(
         model,
         _arguments(recipe, precision, len(train), folder),
         train_dataset=_examples(prompt, train),
         eval_dataset=_examples(prompt, validation),
         processing_class=prompt.tokenizer,
-        data_collator=collate,
+        data_collator=_collate,
         compute_metrics=validation_rates,
-        callbacks=[TrainingLog(folder / "log.jsonl")],
+        prompt=prompt,
+        recipe=recipe,
+        precision=precision,
+        log=TrainingLog(folder / "log.jsonl"),
     )
-    trainer.prompt, trainer.label_temperature = prompt, recipe.label_temperature
     trainer.remove_callback(PrinterCallback)
     # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
     # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
@@ -211,6 +341,39 @@ def build_trainer(
     return trainer
 
 
+def learns_finitely(trainer: KindTrainer) -> bool:
+    """Whether loss and gradients are finite on the longest, a middling and the shortest note; nothing is learnt."""
+    rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]))
+    model, finite = trainer.model.train(), True
+    with torch.random.fork_rng():
+        for row in (rows[-1], rows[len(rows) // 2], rows[0]):
+            inputs = trainer._prepare_inputs(trainer.data_collator([row]))
+            try:
+                with trainer.compute_loss_context_manager():
+                    loss = trainer.compute_loss(model, inputs)
+                # Without the gradient scaler, which begins so high that it overflows, and then finds its way.
+                loss.backward()
+            except Exception as error:
+                if not ran_out(error):  # the ladder's business, later
+                    raise
+            else:
+                gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+                finite &= all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *gradients))
+            model.zero_grad()
+    return finite
+
+
+def _collate(notes: list[dict]) -> dict:
+    """Labels first: the Trainer takes the first tensor's length for the number of notes."""
+    labels = torch.tensor([note["labels"] for note in notes])
+    # It counts a batch's labels by the second name where there is one, by the first less one otherwise.
+    return {
+        "labels": labels,
+        "shift_labels": labels,
+        "input_ids": [torch.tensor(note["input_ids"]) for note in notes],
+    }
+
+
 def _examples(prompt: Prompt, notes: pd.DataFrame) -> Dataset:
     """`input_ids`, up to where the answer is due, and `labels`, the number of the kind."""
     kinds = list(prompt.answers)
@@ -219,6 +382,8 @@ def _examples(prompt: Prompt, notes: pd.DataFrame) -> Dataset:
 
 
 def _arguments(recipe: Recipe, precision: Precision, notes: int, folder: Path) -> SFTConfig:
+    os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(folder / "reports")
+    os.environ["WANDB_MODE"] = "online" if recipe.allow_upload else "offline"
     steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
     return SFTConfig(
@@ -243,7 +408,6 @@ def _arguments(recipe: Recipe, precision: Precision, notes: int, folder: Path) -
         eval_strategy="steps",
         eval_steps=between,
         save_steps=between,
-        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model="eval_macro_f1",
         logging_steps=1,
@@ -251,15 +415,44 @@ def _arguments(recipe: Recipe, precision: Precision, notes: int, folder: Path) -
         logging_nan_inf_filter=False,
         dataloader_pin_memory=precision.device != "cpu",
         disable_tqdm=True,
-        report_to="none",
+        report_to=recipe.report_to,
         seed=recipe.seed,
     )
 
 
 def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
-    """Train for at most so many seconds, save the adapter that did best on validation, return the log as a table."""
-    trainer.add_callback(Budget(seconds))
-    trainer.train()
-    trainer.model.save_pretrained(adapter)
-    (adapter / "README.md").unlink(missing_ok=True)  # PEFT's form, likewise
-    return pd.read_json(Path(trainer.args.output_dir) / "log.jsonl", lines=True)
+    """Train for at most so many seconds, save the adapter that did best on validation, return the log as a table.
+
+    Goes on from the newest whole checkpoint of the same training, if there is one; what another training
+    left in the folder is removed. Raises UserError where another process trains in this folder.
+    """
+    folder, main = Path(trainer.args.output_dir), trainer.accelerator.is_main_process
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=LOCK_SECONDS) if main else nullcontext():
+            with trainer.accelerator.main_process_first():
+                start = _starting_point(trainer, folder)
+            trainer.add_callback(Budget(seconds))
+            trainer.train(resume_from_checkpoint=start and str(start))
+            if main:
+                trainer.accelerator.unwrap_model(trainer.model).save_pretrained(adapter)
+                (adapter / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
+    except Timeout:
+        raise UserError(f"{folder}: another process is training there; wait for it or end it") from None
+    return pd.read_json(folder / "log.jsonl", lines=True)
+
+
+def _starting_point(trainer: KindTrainer, folder: Path) -> Path | None:
+    inputs, same = folder / "inputs.json", trainer.fingerprint
+    if inputs.exists() and read_json(inputs) == same:
+        start, passed_over = checkpoints.newest_complete(folder)
+        for line in passed_over:
+            print(line)
+        if start:
+            print(f"Going on from {start.name}.")
+        return start
+    for path in folder.glob("checkpoint-*"):
+        checkpoints.discard(path)
+    (folder / "log.jsonl").unlink(missing_ok=True)
+    write_json(inputs, same)
+    return None

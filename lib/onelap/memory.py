@@ -1,0 +1,66 @@
+"""Memory of card and process: a cap, so that none is spilled, and smaller pieces where it runs out."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import psutil
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+SPARE_GB = 0.3  # of the free memory, left to the screen and to the driver
+
+
+def cap_memory() -> None:
+    """Keep this process below the card's free memory, where it has a card.
+
+    Without a cap Windows moves to system memory what does not fit, silently, and a step takes 5 to
+    20 times as long; with it, too large a batch is an error that can be handled. A lower cap stays.
+    """
+    if not torch.cuda.is_available():
+        return
+    free, total = torch.cuda.mem_get_info()
+    usable = (free + torch.cuda.memory_reserved() - SPARE_GB * 1e9) / total
+    cap = min(max(usable, 0.0), torch.cuda.get_per_process_memory_fraction())
+    torch.cuda.set_per_process_memory_fraction(cap)
+
+
+def peak_memory_gb() -> float:
+    """Peak so far, in units of 10⁹ bytes: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_reserved() / 1e9, 3)
+    info = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return round(info.peak_wset / 1e9, 3)
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an exception says that memory ran out; if so, what the device still holds is given back."""
+    if not (should_reduce_batch_size(error) or isinstance(error, MemoryError)):
+        return False
+    error.__traceback__ = None  # its frames hold the tensors of the failed attempt
+    clear_device_cache(garbage_collection=True)
+    return True
+
+
+class Pieces:
+    """Calls a function on pieces of a batch; they become smaller for good where memory runs out."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def each(self, function: Callable[[Sequence], object], rows: Sequence) -> list:
+        """The function's results for the pieces, in order. Raises what it raises where one row is too many."""
+        results, first = [], 0
+        while first < len(rows):
+            piece = rows[first : first + self.size]
+            try:
+                results.append(function(piece))
+                first += len(piece)
+            except Exception as error:
+                if len(piece) == 1 or not ran_out(error):
+                    raise
+                self.size = (len(piece) + 1) // 2
+        return results

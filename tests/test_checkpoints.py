@@ -1,0 +1,155 @@
+"""Training that stops anywhere and goes on as if it had not."""
+
+import json
+import random
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from transformers import TrainerCallback
+
+from onelap import UserError, checkpoints
+from onelap.models import load_tokenizer
+from onelap.precision import choose_precision
+from onelap.prompts import build_prompt
+from onelap.training import prepare_trainer, train
+from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
+
+
+class Stop(TrainerCallback):
+    """The machine stops at a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def make(toy_base, tmp_path):
+    """A trainer of 10 steps in two epochs, with a validation pass every third; a checkpoint after each step."""
+    from dataclasses import replace
+
+    notes = pd.DataFrame(toy_notes(48))
+    prompt = build_prompt(load_tokenizer(toy_base), sorted(TOY_WORDS), 160)
+
+    def build(folder, **changes):
+        recipe = replace(TOY_RECIPE, epochs=2.0, evaluations=4, checkpoint_minutes=0.0, **changes)
+        return prepare_trainer(toy_base, prompt, choose_precision(), recipe, notes[:40], notes[40:], tmp_path / folder)
+
+    return build
+
+
+def stopped(trainer, step, adapter):
+    trainer.add_callback(Stop(step))
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer, adapter, 600)
+
+
+def adapter_bytes(folder):
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_training_stopped_three_times_ends_with_the_same_adapter_bit_for_bit(make, tmp_path, capsys):
+    whole = train(make("whole"), tmp_path / "a", 600)
+    for step in (2, 5, 7):  # in the first epoch, at its end, in the second
+        stopped(make("parts"), step, tmp_path / "b")
+    parts = train(make("parts"), tmp_path / "b", 600)
+    assert re.findall(r"Going on from checkpoint-(\d+)\.", capsys.readouterr().out) == ["2", "5", "7"]
+    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+    learnt = ["step", "epoch", "loss", "learning_rate", "gradient_norm", "validation_loss", "validation_macro_f1"]
+    pd.testing.assert_frame_equal(whole[learnt], parts[learnt])
+    assert parts["elapsed_seconds"].is_monotonic_increasing
+
+
+def test_a_finished_training_is_not_repeated(make, tmp_path, capsys):
+    train(make("t"), tmp_path / "a", 600)
+    log = (tmp_path / "t/log.jsonl").read_bytes()
+    train(make("t"), tmp_path / "b", 600)
+    assert "Going on from checkpoint-10." in capsys.readouterr().out
+    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+    assert (tmp_path / "t/log.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize("damage", ["marker", "truncated", "tampered", "gone"])
+def test_a_checkpoint_that_is_not_whole_is_passed_over(make, tmp_path, capsys, damage):
+    train(make("whole"), tmp_path / "a", 600)
+    stopped(make("t"), 4, tmp_path / "b")
+    stopped(make("t"), 7, tmp_path / "b")
+    # The best adapter so far and the newest state.
+    kept = sorted(int(path.name[11:]) for path in (tmp_path / "t").glob("checkpoint-*"))
+    assert kept[-1] == 7 and len(kept) <= 2
+    newest = tmp_path / "t/checkpoint-7"
+    if damage == "marker":
+        (newest / "complete.json").unlink()
+    elif damage == "truncated":
+        state = newest / "state.safetensors"
+        state.write_bytes(state.read_bytes()[:1000])
+    elif damage == "tampered":
+        state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
+        (newest / "trainer_state.json").write_text(json.dumps(state | {"global_step": 1}), encoding="utf-8")
+    else:
+        (newest / "adapter_model.safetensors").unlink()
+    train(make("t"), tmp_path / "b", 600)
+    assert re.search(r"checkpoint-7 is passed over: checkpoint-7", capsys.readouterr().out)
+    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+
+
+def test_a_checkpoint_of_another_training_is_not_gone_on_from(make, tmp_path, capsys):
+    stopped(make("t"), 3, tmp_path / "a")
+    train(make("t", learning_rate=5e-4), tmp_path / "a", 600)
+    assert "Going on" not in capsys.readouterr().out
+    train(make("other", learning_rate=5e-4), tmp_path / "b", 600)
+    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+
+
+def test_a_moved_run_folder_goes_on_with_its_best_adapter(make, tmp_path):
+    train(make("whole"), tmp_path / "a", 600)
+    stopped(make("here"), 7, tmp_path / "b")
+    (tmp_path / "here").rename(tmp_path / "there")
+    train(make("there"), tmp_path / "b", 600)
+    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+
+
+def test_two_trainings_in_one_folder_do_not_mix(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("onelap.training.LOCK_SECONDS", 0.2)
+    trainer = make("t")
+    (tmp_path / "t").mkdir(exist_ok=True)
+    with (
+        FileLock(tmp_path / "t/.lock"),
+        pytest.raises(UserError, match="another process is training there; wait for it or end it"),
+    ):
+        train(trainer, tmp_path / "a", 600)
+
+
+def test_nothing_in_a_checkpoint_is_pickled(make, tmp_path):
+    stopped(make("t"), 1, tmp_path / "a")
+    assert {path.suffix for path in (tmp_path / "t/checkpoint-1").iterdir()} == {".json", ".safetensors"}
+
+
+def test_state_is_read_as_it_was_written(tmp_path):
+    shared = torch.arange(4.0)
+    state = {
+        "groups": [{"betas": (0.9, 0.95), "params": [0, 1]}],
+        "state": {0: {"step": torch.tensor(3.0), "map": shared}, 1: {"map": shared[1:]}},
+        "none": None,
+    }
+    checkpoints.write_state(tmp_path, state)
+    read = checkpoints.read_state(tmp_path)
+    assert read["groups"] == state["groups"] and read["none"] is None
+    assert torch.equal(read["state"][1]["map"], shared[1:]) and read["state"][0]["step"] == 3
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path):
+    def draw():
+        return random.random(), np.random.random(), torch.rand(1).item()
+
+    checkpoints.write_state(tmp_path, checkpoints.random_state())
+    expected = draw()
+    checkpoints.set_random_state(checkpoints.read_state(tmp_path))
+    assert draw() == expected

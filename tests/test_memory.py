@@ -1,0 +1,143 @@
+"""What is given up when memory runs out, and what is not."""
+
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from onelap.memory import Pieces, peak_memory_gb
+from onelap.models import load_base, load_tokenizer
+from onelap.precision import choose_precision
+from onelap.prompts import build_prompt
+from onelap.scoring import score
+from onelap.training import prepare_trainer, train
+from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
+
+NOTES = pd.DataFrame(toy_notes(48))
+
+
+class Card:
+    """Fails as a card does when a forward pass has more tokens than it has room for."""
+
+    def __init__(self, model, tokens, room_for_checkpointing=None):
+        self.tokens, self.extra = tokens, room_for_checkpointing or tokens
+        self.model = model
+        model.register_forward_pre_hook(self.check, with_kwargs=True)
+
+    def check(self, _, arguments, options):
+        allowed = self.extra if self.model.is_activation_checkpointing else self.tokens
+        if options["input_ids"].numel() > allowed:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+
+@pytest.fixture
+def prompt(toy_base):
+    return build_prompt(load_tokenizer(toy_base), sorted(TOY_WORDS), 160)
+
+
+@pytest.fixture
+def make(toy_base, tmp_path, prompt):
+    def build(folder, **changes):
+        recipe = replace(TOY_RECIPE, lora_dropout=0.0, micro_batch=8, evaluations=1, **changes)
+        train_notes, validation = NOTES[:40], NOTES[40:]
+        return prepare_trainer(toy_base, prompt, choose_precision(), recipe, train_notes, validation, tmp_path / folder)
+
+    return build
+
+
+def longest(trainer):
+    answers = sum(map(len, trainer.prompt.branches))
+    return max(len(row["input_ids"]) for row in trainer.train_dataset) + answers
+
+
+def weights(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.model.named_parameters() if tensor.requires_grad}
+
+
+@pytest.mark.parametrize("effective_batch", [8, 16])
+def test_smaller_micro_batches_learn_the_same_and_are_in_the_log(make, tmp_path, effective_batch):
+    plain, narrow = make("plain", effective_batch=effective_batch), make("narrow", effective_batch=effective_batch)
+    Card(narrow.model, 3 * longest(narrow))
+    expected, found = train(plain, tmp_path / "a", 600), train(narrow, tmp_path / "b", 600)
+    assert narrow.rungs == ["micro_batch=4", "micro_batch=2"]
+    assert list(found["rung"].dropna()) == narrow.rungs
+    np.testing.assert_allclose(found["loss"].dropna(), expected["loss"].dropna(), rtol=1e-4)
+    assert narrow.state.global_step == plain.state.global_step == len(found["loss"].dropna())
+    for name, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(narrow)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_that_runs_out_in_the_backward_pass_counts_no_gradient_twice(make):
+    """The failed attempt has left gradients in the later blocks."""
+    trainer = make("t")
+    batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(8)]))
+
+    def gradients():
+        trainer.training_step(trainer.model, batch, 8)
+        found = {name: weight.grad.clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+        trainer.model.zero_grad()
+        return found
+
+    def fail_once(module, *_):
+        handle.remove()
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    expected = gradients()
+    # Fails on the way back, where the first block is reached.
+    handle = trainer.model.base_model.model.model.layers[0].mlp.register_full_backward_hook(fail_once)
+    found = gradients()
+    assert trainer.rungs == ["micro_batch=4"]
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_ladder_goes_down_to_shorter_texts_and_then_says_so(make, tmp_path):
+    trainer = make("t")
+    Card(trainer.model, longest(trainer) - 40, longest(trainer) - 10)
+    train(trainer, tmp_path / "a", 600)
+    rungs = trainer.rungs
+    assert rungs[:4] == ["micro_batch=4", "micro_batch=2", "micro_batch=1", "gradient_checkpointing=true"]
+    assert len(rungs) > 4 and all(rung.endswith(" tokens a note") for rung in rungs[4:])
+    assert trainer.state.global_step == trainer.state.max_steps == 5
+    hopeless = make("hopeless")
+    Card(hopeless.model, 10)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(hopeless, tmp_path / "b", 600)
+    assert hopeless.rungs[-1] == "16 tokens a note"
+
+
+def test_scoring_goes_on_in_smaller_batches(toy_base, prompt):
+    model = load_base(toy_base, choose_precision())
+    texts = [note["text"] for note in toy_notes(20)]
+    expected, _ = score(model, prompt, texts, 8)
+    Card(model, 250)
+    np.testing.assert_allclose(score(model, prompt, texts, 8)[0], expected, atol=1e-4)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"):
+        Pieces(4).each(lambda piece: (_ for _ in ()).throw(RuntimeError("shapes do not match")), [1, 2])
+
+
+def test_pieces_keep_their_order_and_stay_small():
+    sizes = []
+
+    def double(piece):
+        sizes.append(len(piece))
+        if len(piece) > 2:
+            raise MemoryError
+        return [2 * one for one in piece]
+
+    pieces = Pieces(6)
+    assert list(chain(*pieces.each(double, list(range(7))))) == [0, 2, 4, 6, 8, 10, 12]
+    assert sizes == [6, 3, 2, 2, 2, 1] and pieces.size == 2
+
+
+def test_the_peak_is_that_of_this_process():
+    before = peak_memory_gb()
+    block = torch.ones(60_000_000)  # 0.24 GB
+    assert peak_memory_gb() >= before and peak_memory_gb() > 0.24
+    del block
