@@ -13,6 +13,9 @@ lap: .venv/.installed  ## install if needed, then one lap on the CPU with the em
 test: .venv/.installed  ## install if needed, then every test
 	.venv/bin/python -m pytest
 
+test-long: .venv/.installed  ## the tests that take minutes each
+	.venv/bin/python -m pytest -m long
+
 base: .venv/.installed  ## train the embedded base from scratch (about an hour on two cores)
 	.venv/bin/python tools/make_base.py
 

@@ -91,6 +91,7 @@ def toy_params(tmp_path, toy_base) -> Path:
         "max_length": 192,
         "epochs": 1.0,
         "evaluations": 2,
+        "checkpoint_minutes": 0.0,
         "test_share": 0.3,
     }
     path = tmp_path / "toy.yaml"

@@ -3,9 +3,12 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 
 from onelap import PROJECT
 from onelap.evaluation import UNTUNED
+from onelap.history import list_runs
 from onelap.parameters import NOTEBOOKS
 
 STEMS = [path.stem for path in NOTEBOOKS]
@@ -23,11 +27,21 @@ ARMS = ["majority", "markup", "tfidf", *UNTUNED, "qlora"]
 
 @pytest.fixture
 def lap(onelap, toy_params, hostile_vault, tmp_path):
-    """A lap on the toy notes in the midst of a vault of hostile files."""
+    """A lap on the toy notes in the midst of a vault of hostile files, killed in training and taken up again."""
     shutil.move(tmp_path / "notes.jsonl", hostile_vault)
-    result = onelap("run", toy_params, "--run", tmp_path / "outputs" / "toy", "-p", f"notes_path={hostile_vault}")
+    folder = tmp_path / "outputs" / "toy"
+    command = [Path(sys.executable).with_name("onelap"), "run", toy_params, "--run", folder]
+    process = subprocess.Popen([*command, "-p", f"notes_path={hostile_vault}"], stdout=subprocess.DEVNULL)
+    while not list(folder.glob("training/checkpoint-*/complete.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    (killed,) = list_runs(folder.parent).itertuples()
+    assert killed.status == "killed"
+    result = onelap("run", "--resume", folder)
     assert result.returncode == 0, result.stderr
-    return tmp_path / "outputs" / "toy", result
+    return folder, result
 
 
 def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
@@ -43,6 +57,7 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
         *(f"arms/{arm}/{file}" for arm in ARMS for file in ARM_FILES),
         "training/log.jsonl",
         "training/probe.json",
+        "training/inputs.json",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "adapter/calibration.json",
@@ -51,6 +66,7 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
 
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     assert result.stdout.splitlines()[-2:] == [str(folder), comparison["sentence"]]
+    check_resumed(result, folder)
     check_record(folder)
     check_inventory(folder)
     check_arms(folder, comparison)
@@ -60,12 +76,20 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
     check_two_runs(folder, onelap)
 
 
+def check_resumed(result, folder):
+    """The first two notebooks were kept, and training went on from a checkpoint."""
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if line.endswith("  kept")] == ["01_data_prep  kept", "02_baseline  kept"]
+    assert "03_train  again: it was not finished" in lines
+    assert re.search(r"Going on from checkpoint-\d+\.", (folder / "03_train.ipynb").read_text(encoding="utf-8"))
+
+
 def check_record(folder):
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "done"
     assert list(record["notebooks"]) == STEMS
     assert {notebook["status"] for notebook in record["notebooks"].values()} == {"done"}
-    assert set(record["hashes"]) == {"data", "split", "base", "adapter", "prompts"}
+    assert set(record["hashes"]) == {"notes", "data", "split", "base", "adapter", "prompts"}
     assert set(record["hashes"]["prompts"]) == {"base", "base_few_shot", "qlora"}
     assert record["versions"]["torch"].startswith("2.13.0")
     assert record["actual"]["seconds"] > 0 and record["actual"]["peak_memory_gb"] > 0

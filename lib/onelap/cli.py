@@ -47,12 +47,12 @@ def run(options: argparse.Namespace) -> None:
     old = find_run(options.resume, PROJECT / "outputs") if options.resume else None
     if old is None and (options.params is None or options.force_new):
         raise UserError("expected PARAMS.yaml or --resume RUN; --force-new goes with the latter; see onelap run --help")
-    params = find_path(options.params) if options.params else old.params_path
-    parameters, problems = read_parameters(params, options.parameter)
+    params = find_path(options.params) if options.params else None
+    parameters, problems = read_parameters(params or old.parameters, options.parameter)
     problems += resolve_inputs(parameters)
     _refuse(problems, params)
     if old is None or options.force_new:
-        lap = Run.create(params.stem if options.params else old.name, parameters, options.run)
+        lap = Run.create(params.stem if params else old.record["params"], parameters, options.run)
     else:
         lap = old
     print(f"run folder: {lap.path}", flush=True)

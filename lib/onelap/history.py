@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-import yaml
 
 from onelap import UserError
 from onelap.evaluation import compare
@@ -63,7 +62,7 @@ def find_run(name: str, outputs: Path) -> Run:
 
 def differences(a: Run, b: Run) -> pd.DataFrame:
     """What differs in parameters, hashes, versions, code and machine; columns `what, a, b`."""
-    said = [_flat(_parameters(run)) | _flat({name: run.record.get(name) for name in COMPARED}) for run in (a, b)]
+    said = [_flat(run.parameters) | _flat({name: run.record.get(name) for name in COMPARED}) for run in (a, b)]
     names = sorted(said[0].keys() | said[1].keys(), key=lambda name: (name.split(".")[0] in COMPARED, name))
     rows = [(name, said[0].get(name, "none"), said[1].get(name, "none")) for name in names]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["what", "a", "b"])
@@ -88,10 +87,6 @@ def compare_runs(a: Run, b: Run) -> dict[str, dict]:
         for arm in left
         if arm in right
     }
-
-
-def _parameters(run: Run) -> dict:
-    return yaml.safe_load(run.params_path.read_text(encoding="utf-8")) if run.params_path.exists() else {}
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, str]:

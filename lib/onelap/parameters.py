@@ -64,15 +64,15 @@ def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
     return schema
 
 
-def read_parameters(path: Path | None, overrides: list[str] = ()) -> tuple[dict[str, object], list[str]]:
-    """All parameters of a lap: defaults, then the file (if there is one), then `name=value` overrides.
+def read_parameters(source: Path | dict | None, overrides: list[str] = ()) -> tuple[dict[str, object], list[str]]:
+    """All parameters of a lap: defaults, then those of a file or of an earlier run, then `name=value` overrides.
 
     Returns (values, problems), so that problems of other sorts can be told in the same message:
     unknown names with the nearest known one, wrong types, values out of range, malformed
     overrides. Raises UserError where the file is none.
     """
     schema = read_schema()
-    given, problems = _read_file(path) if path else {}, []
+    given, problems = _read_file(source) if isinstance(source, Path) else dict(source or {}), []
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:

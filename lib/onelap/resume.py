@@ -8,8 +8,6 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import yaml
-
 from onelap import UserError
 from onelap.machine import describe
 from onelap.models import locate_base
@@ -66,12 +64,12 @@ def why_again(run: Run, notebook: str) -> str | None:
 
 def check_unchanged(run: Run, parameters: dict) -> None:
     """Raises UserError that lists what has changed since the run began, so that its parts would not fit together."""
+    stored, hashes = run.parameters, run.record.get("hashes", {})
     changed = [
-        *_differences("", _parameters(run), parameters, (SET_BY_THE_RUNNER,)),
+        *_differences("", stored, parameters, (SET_BY_THE_RUNNER,)),
         *_differences("version of ", run.record.get("versions", {}), versions(), WITHOUT_EFFECT),
         *_differences("", _cards(run.record.get("hardware", {})), _cards(describe()), ()),
     ]
-    hashes, stored = run.record.get("hashes", {}), _parameters(run)
     fields = Fields.parse(*(stored[name] for name in FIELD_PARAMETERS))
     notes = locate_notes(stored["notes_path"])
     if hashes.get("notes", "") not in ("", read_notes(notes, fields).digest):
@@ -97,10 +95,6 @@ def reopen(run: Run) -> None:
 def _last_sign(run: Run) -> datetime:
     times = (path.stat().st_mtime for path in run.path.rglob("*") if path.is_file())
     return datetime.fromtimestamp(max(times), UTC)
-
-
-def _parameters(run: Run) -> dict:
-    return yaml.safe_load(run.params_path.read_text(encoding="utf-8"))
 
 
 def _cards(hardware: dict) -> dict[str, list[str]]:

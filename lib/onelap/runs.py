@@ -160,6 +160,14 @@ class Run:
         return run
 
     @property
+    def parameters(self) -> dict:
+        """What params.yaml says, but for the run folder, which may have been moved since; empty where there is none."""
+        if not self.params_path.exists():
+            return {}
+        found = yaml.safe_load(self.params_path.read_text(encoding="utf-8"))
+        return {name: value for name, value in found.items() if name != "run_dir"}
+
+    @property
     def record(self) -> dict:
         """The content of run.json."""
         return read_json(self.record_path) if self.record_path.exists() else {}

@@ -7,10 +7,7 @@ then takes the result up and goes on. Works with one process, too.
 """
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
-
-import yaml
 
 from onelap.models import load_tokenizer, locate_base
 from onelap.precision import choose_precision
@@ -24,13 +21,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the adapter of a run, on as many processes as were launched.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder in which 01_data_prep is done")
     run = Run(parser.parse_args().run.absolute())
-    parameters = yaml.safe_load(run.require(run.params_path, "onelap run").read_text(encoding="utf-8"))
-    recipe = Recipe(**{field.name: parameters[field.name] for field in fields(Recipe)})
+    run.require(run.params_path, "onelap run")
+    parameters = run.parameters
     base = locate_base(parameters["base_model"])
     prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], parameters["max_length"])
     notes = run.read_part("train"), run.read_part("validation")
     trainer = prepare_trainer(
-        base, prompt, choose_precision(parameters["precision"]), recipe, *notes, run.training_path
+        base, prompt, choose_precision(parameters["precision"]), Recipe.of(parameters), *notes, run.training_path
     )
     log = train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
     if trainer.accelerator.is_main_process:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +67,11 @@ class Recipe:
     """Who else is told what the log is told: "tensorboard" or "wandb"."""
     allow_upload: bool = False
     """Without it Weights & Biases keeps what it is told in the training folder."""
+
+    @classmethod
+    def of(cls, parameters: dict) -> "Recipe":
+        """From all parameters of a lap."""
+        return cls(**{field.name: parameters[field.name] for field in fields(cls)})
 
     @property
     def accumulation(self) -> int:
