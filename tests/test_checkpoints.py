@@ -3,6 +3,8 @@
 import json
 import random
 import re
+import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,8 +35,6 @@ class Stop(TrainerCallback):
 @pytest.fixture
 def make(toy_base, tmp_path):
     """A trainer of 10 steps in two epochs, with a validation pass every third; a checkpoint after each step."""
-    from dataclasses import replace
-
     notes = pd.DataFrame(toy_notes(48))
     prompt = build_prompt(load_tokenizer(toy_base), sorted(TOY_WORDS), 160)
 
@@ -125,6 +125,28 @@ def test_two_trainings_in_one_folder_do_not_mix(make, tmp_path, monkeypatch):
         pytest.raises(UserError, match="another process is training there; wait for it or end it"),
     ):
         train(trainer, tmp_path / "a", 600)
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(make, tmp_path):
+    """A file system of 3 MB fills up while a checkpoint is written; later there is room again."""
+    train(make("whole"), tmp_path / "a", 600)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        stopped(make("disk/t"), 3, tmp_path / "b")
+        filler = disk / "filler"
+        used = sum(path.stat().st_size for path in disk.rglob("*") if path.is_file())
+        filler.write_bytes(b"x" * (3 * 2**20 - used - 150_000))
+        with pytest.raises(Exception, match="No space left"):
+            train(make("disk/t"), tmp_path / "b", 600)
+        filler.unlink()
+        assert checkpoints.newest_complete(disk / "t")[0].name == "checkpoint-3"
+        train(make("disk/t"), tmp_path / "b", 600)
+        assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_nothing_in_a_checkpoint_is_pickled(make, tmp_path):

@@ -55,7 +55,9 @@ def test_a_workload_pads_each_batch_to_its_longest_note():
 
 def forecast_for(memory_gb=100.0, hours=100.0):
     notes = np.random.default_rng(0).integers(20, 600, 500).tolist()
-    return Forecast(SHAPES["Qwen/Qwen2.5-3B-Instruct"], notes, 60, 80, "cuda", 30e12, memory_gb, "somewhere", hours)
+    return Forecast(
+        SHAPES["Qwen/Qwen2.5-3B-Instruct"], notes, 60, 80, "cuda", 30e12, memory_gb, "somewhere", True, hours
+    )
 
 
 def test_what_fits_needs_no_change():
@@ -84,6 +86,7 @@ def test_plan_answers_before_anything_is_downloaded(onelap, toy_params):
     assert result.returncode == 0, result.stderr
     assert "weights, NF4                     1.43 GB" in result.stdout and result.stdout.endswith("It fits.\n")
     hopeless = onelap("plan", PROJECT / "params/embedded.yaml", "-p", "time_budget_hours=0.001", "-p", "epochs=100")
+    assert "some real steps say" in hopeless.stdout and "some real steps" not in result.stdout
     assert "It does not fit, not even with max_length=" in hopeless.stdout
     assert "epochs=25.0 (fewer passes over the notes): it needs a smaller base_model.\n" in hopeless.stdout
     unknown = onelap("plan", toy_params, "-p", "base_model=nobody/nothing")

@@ -1,5 +1,6 @@
 """QLoRA on the real libraries: what is quantized, what learns, and from which tokens."""
 
+import shutil
 from dataclasses import replace
 
 import bitsandbytes
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from onelap import UserError
 from onelap.models import load_adapter, load_base, load_tokenizer
@@ -14,8 +16,8 @@ from onelap.plan import measure, workload_of
 from onelap.precision import Precision, check_formats, choose_precision
 from onelap.prompts import build_prompt
 from onelap.runs import Run, read_lines
-from onelap.scoring import check_probe, leave_probe, score
-from onelap.training import SPELLING, TARGETS, add_lora, build_trainer, train
+from onelap.scoring import check_probe, leave_probe, load_finite_base, score
+from onelap.training import SPELLING, TARGETS, add_lora, build_trainer, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 KINDS = sorted(TOY_WORDS)
@@ -236,3 +238,63 @@ def test_number_formats_that_fail_on_a_turing_card_are_found_before_the_first_st
     parameter.data = parameter.data.bfloat16()
     with pytest.raises(TypeError, match=f"{name} is bfloat16, expected none on a card without it"):
         check_formats(trainer.model, turing)
+
+
+@pytest.fixture
+def wide_base(toy_base, tmp_path):
+    """A base whose activations fit into float32 and not into float16."""
+    folder = shutil.copytree(toy_base, tmp_path / "wide")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 1e6
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+NARROW = Precision("cpu", torch.float16, bf16=False, fp16=False, why="to see what overflows")
+
+
+def test_training_falls_back_to_float32_where_probe_steps_are_not_finite(wide_base, built, tmp_path, capsys):
+    _, prompt, run = built
+    trainer = prepare_trainer(wide_base, prompt, NARROW, TOY_RECIPE, *parts_of(run), tmp_path / "t")
+    assert trainer.precision == NARROW.safe and trainer.precision.choice == "fp32"
+    assert "not finite in float16: training in float32 instead" in capsys.readouterr().out
+    assert np.isfinite(train(trainer, tmp_path / "a", 600)["loss"].dropna()).all()
+
+
+def test_scoring_falls_back_to_float32_where_scores_are_not_finite(wide_base, built, capsys):
+    _, prompt, _ = built
+    model = load_finite_base(wide_base, NARROW, prompt, ["some note", "another one"])
+    assert model.dtype == torch.float32 and "Scores are not finite in float16" in capsys.readouterr().out
+    assert np.isfinite(score(model, prompt, ["some note"], 1)[0]).all()
+
+
+def test_a_base_that_is_not_finite_in_float32_either_is_refused(toy_base, built, tmp_path):
+    _, prompt, run = built
+    folder = shutil.copytree(toy_base, tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FloatingPointError, match="not finite before the first step, in float32"):
+        prepare_trainer(folder, prompt, choose_precision(), TOY_RECIPE, *parts_of(run), tmp_path / "t")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card can do more")
+def test_a_number_format_that_the_device_lacks_is_refused():
+    assert choose_precision("fp32") == choose_precision("auto")
+    with pytest.raises(UserError, match="precision: expected auto or fp32 on a CPU, found bf16"):
+        choose_precision("bf16")
+
+
+@pytest.mark.parametrize(
+    ("capability", "choice"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((8, 9), "bf16"), ((12, 0), "bf16")]
+)
+def test_precision_follows_from_the_compute_capability(monkeypatch, capability, choice):
+    """No such card is here: what the driver would say is put in its place."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    assert choose_precision().choice == choice
+    assert choose_precision("fp16").fp16 and choose_precision("fp32").compute == torch.float32
+    if capability < (8, 0):
+        with pytest.raises(UserError, match=r"bf16 needs compute capability 8.0, found a card, compute capability 7.5"):
+            choose_precision("bf16")

@@ -114,21 +114,25 @@ def fetch(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """`onelap plan`: memory and hours of a training, before anything is loaded or downloaded."""
+    """`onelap plan`: memory and hours of a training; from real steps too, where the base is on this machine."""
+    from onelap.models import is_here
     from onelap.parameters import read_parameters
-    from onelap.plan import Setting, forecast
+    from onelap.plan import Setting, forecast, rehearse
     from onelap.precision import choose_precision
 
     params = find_path(options.params)
     parameters, problems = read_parameters(params, options.parameter)
     _refuse(problems, params)
-    expected, setting = forecast(parameters, choose_precision()), Setting.of(parameters)
+    expected, setting = forecast(parameters, choose_precision(parameters["precision"])), Setting.of(parameters)
     parts, hours = expected.cost(setting)
     print(f"{parameters['base_model']}, {len(expected.notes)} notes to train on, {setting.epochs:g} epochs")
     for part, size in (parts | {"together": sum(parts.values())}).items():
         print(f"    {part:30} {size:6.2f} GB")
     print(f"    {'there is':30} {expected.memory_gb:6.2f} GB {expected.on}")
     print(f"    {'training':30} {hours:6.2f} hours of {expected.hours:g}, at {expected.rate / 1e12:.2g} TFLOP/s")
+    if expected.here and is_here(parameters["base_model"]):
+        hours, peak = rehearse(parameters, choose_precision(parameters["precision"]))
+        print(f"    {'some real steps say':30} {hours:6.2f} hours, {peak:.2f} GB at the peak")
     if not any(expected.exceeded(setting)):
         return print("It fits.")
     changed, changes = expected.proposal(setting)

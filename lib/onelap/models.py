@@ -39,6 +39,14 @@ def fetch_base(name: str) -> Path:
         raise UserError(f"base_model {name}: not downloaded: {reason}") from None
 
 
+def is_here(base_model: str) -> bool:
+    """Whether the base is on this machine, so that nothing has to be fetched."""
+    try:
+        return locate_base(base_model).is_dir()
+    except UserError:
+        return False
+
+
 def _downloaded(name: str) -> Path:
     """The folder in which the hub's client keeps a model that was fetched."""
     from huggingface_hub import snapshot_download

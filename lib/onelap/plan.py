@@ -5,23 +5,27 @@ notes' tokens at a device's rate, or in 03_train from some real steps on the lon
 All sizes are in units of 10⁹ bytes (GB), all rates in floating-point operations a second.
 """
 
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 
-from onelap import PROJECT, UserError
+from onelap import PROJECT
 from onelap.duplicates import drop_duplicates
-from onelap.models import load_tokenizer, locate_base
+from onelap.memory import peak_memory_gb
+from onelap.models import is_here, load_tokenizer, locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes, read_notes
 from onelap.precision import Precision
-from onelap.prompts import build_prompt
+from onelap.prompts import Prompt, build_prompt
 from onelap.runs import read_json
 
+EMBEDDED = str(PROJECT / "data" / "embedded_base")
 NF4 = 0.516  # bytes a weight with double quantization (Dettmers et al. 2023, arXiv 2305.14314, section 3)
 CONTEXT_GB = {"cuda": 0.65, "cpu": 1.0}  # CUDA context and kernels; Python, its libraries and malloc's rest (measured)
 ADAPTER_BYTES = {"cuda": 10, "cpu": 16}  # a LoRA weight: itself, gradient and Adam's two moments, 8-bit on a card
@@ -268,6 +272,8 @@ class Forecast:
     """What there is of it."""
     on: str
     """Which machine is meant, in words."""
+    here: bool
+    """Whether that is this machine."""
     hours: float
     """What may be spent."""
 
@@ -322,30 +328,48 @@ def forecast(parameters: dict, precision: Precision) -> Forecast:
     vocabulary is small: rather too many than too few. Raises UserError for notes or a base that
     cannot be read.
     """
-    fields_ = Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
-    notes, _ = drop_duplicates(read_notes(locate_notes(parameters["notes_path"]), fields_).notes, {})
-    present = [kind for kind in fields_.kinds if kind in set(notes["kind"])]
-    prompt = build_prompt(load_tokenizer(_tokenizer_of(parameters["base_model"])), present, parameters["max_length"])
+    notes, prompt = _notes_and_prompt(parameters)
     kept = round(len(notes) * (1 - parameters["test_share"] - parameters["validation_share"]))
-    lengths = [len(prompt.note_tokens(text)) for text in notes["text"].sample(frac=1, random_state=0)]
+    lengths = [len(prompt.note_tokens(text)) for text in notes["text"]]
     shape, setting = shape_of(parameters["base_model"]), Setting.of(parameters)
     around = sum(map(len, [prompt.before, prompt.after, *prompt.branches]))
     validation = round(len(notes) * parameters["validation_share"])
 
-    def on(device: str, rate: float, memory_gb: float, words: str) -> Forecast:
+    def on(device: str, rate: float, memory_gb: float, words: str, here: bool = True) -> Forecast:
         hours = parameters["time_budget_hours"]
-        return Forecast(shape, lengths[:kept], around, validation, device, rate, memory_gb, words, hours)
+        return Forecast(shape, lengths[:kept], around, validation, device, rate, memory_gb, words, here, hours)
 
     if precision.device != "cpu":
         return on("cuda", matmul_rate(precision), torch.cuda.mem_get_info()[0] / 1e9, "free on this card")
     if shape.linear < LARGE:
         return on("cpu", matmul_rate(precision), psutil.virtual_memory().available / 1e9, "free on this machine")
-    assumed = [on("cuda", rate, size, f"on an {card}; there is no card here") for card, (rate, size) in CARDS.items()]
+    assumed = [
+        on("cuda", rate, size, f"on an {card}; there is no card here", here=False)
+        for card, (rate, size) in CARDS.items()
+    ]
     return next((one for one in assumed if not one.exceeded(setting)[0]), assumed[-1])
 
 
-def _tokenizer_of(base_model: str) -> Path:
-    try:
-        return locate_base(base_model)
-    except UserError:
-        return PROJECT / "data" / "embedded_base"
+def rehearse(parameters: dict, precision: Precision) -> tuple[float, float]:
+    """Hours of training and GB at the peak, from some real steps on the longest notes; the base must be here."""
+    from onelap.training import Recipe, prepare_trainer  # takes seconds, which a forecast need not wait for
+
+    notes, prompt = _notes_and_prompt(parameters)
+    tested, validated = (round(len(notes) * parameters[f"{part}_share"]) for part in ("test", "validation"))
+    validation, train = notes[tested:][:validated], notes[tested + validated :]
+    base, recipe = locate_base(parameters["base_model"]), Recipe.of(parameters)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = prepare_trainer(base, prompt, precision, recipe, train, validation, Path(folder))
+        seconds = training_seconds(workload_of(trainer), recipe.epochs, recipe.evaluations, *measure(trainer))
+    return seconds / 3600, peak_memory_gb()
+
+
+def _notes_and_prompt(parameters: dict) -> tuple[pd.DataFrame, Prompt]:
+    """The labelled notes without duplicates, shuffled, and the prompt they are put in."""
+    found = Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
+    notes, _ = drop_duplicates(read_notes(locate_notes(parameters["notes_path"]), found).notes, {})
+    present = [kind for kind in found.kinds if kind in set(notes["kind"])]
+    name = parameters["base_model"]
+    tokenizer = load_tokenizer(locate_base(name if is_here(name) else EMBEDDED))
+    prompt = build_prompt(tokenizer, present, parameters["max_length"])
+    return notes.sample(frac=1, random_state=0), prompt
