@@ -89,7 +89,7 @@ def check_record(folder):
     assert record["status"] == "done"
     assert list(record["notebooks"]) == STEMS
     assert {notebook["status"] for notebook in record["notebooks"].values()} == {"done"}
-    assert set(record["hashes"]) == {"notes", "data", "split", "base", "adapter", "prompts"}
+    assert set(record["hashes"]) == {"notes", "data", "split", "base", "adapter", "calibration", "prompts"}
     assert set(record["hashes"]["prompts"]) == {"base", "base_few_shot", "qlora"}
     assert record["versions"]["torch"].startswith("2.13.0")
     assert record["actual"]["seconds"] > 0 and record["actual"]["peak_memory_gb"] > 0

@@ -154,6 +154,18 @@ def test_what_to_take_up_must_be_said(onelap, arguments):
     assert result.returncode == 2 and result.stderr.startswith("onelap: ") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("damaged", ["params.yaml", "run.json"])
+@pytest.mark.parametrize("content", ["", "{a: [", None])
+def test_a_damaged_record_is_one_clear_line(begun, onelap, damaged, content):
+    run, *_ = begun
+    if content is None:
+        (run.path / damaged).unlink()
+    else:
+        (run.path / damaged).write_text(content, encoding="utf-8")
+    result = onelap("run", "--resume", run.path)
+    assert result.returncode == 2 and damaged in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_time_counts_up_to_the_last_sign_of_life(begun):
     run, *_ = begun
     write_json(run.record_path, run.record | {"session_started": "2026-01-01T00:00:00+00:00"})

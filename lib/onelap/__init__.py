@@ -4,6 +4,8 @@ One module a subject, in the order in which a lap uses them:
 
     parameters   the notebooks' parameters cells as a schema; reading and checking values
     runner       the five notebooks through papermill
+    resume       what of a run that stopped is still good
+    progress     the line that says how far long work is
     machine      what this machine is
     doctor       checks it, and names the fix for each trap
     runs         the run folder and its record, run.json
@@ -17,10 +19,14 @@ One module a subject, in the order in which a lap uses them:
     baselines    the arms that need no language model
     prompts      a note as the model sees it; what is cut when it is too long
     precision    which number format goes where on this device
+    memory       a cap, and smaller pieces where memory runs out
     models       loading the base in 4 bits, adapters
     endpoint     a general model behind a server on this machine
     scoring      the probability of every kind, in one forward pass
     training     QLoRA through TRL
+    callbacks    its log, its end when time is up
+    checkpoints  whole or not at all, and nothing pickled
+    train        the training alone, for several processes
     plan         memory and time of a training, before it
     calibration  what is corrected after training
     evaluation   metrics with intervals, arms compared in pairs, the verdict

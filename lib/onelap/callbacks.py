@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from onelap.machine import cards
 from onelap.memory import peak_memory_gb
-from onelap.progress import ProgressLine, told
+from onelap.progress import ProgressLine
 
 TEMPERATURE_EVERY = 10.0  # seconds; asking the driver takes a tenth of one
 
@@ -25,7 +25,6 @@ class TrainingLog(TrainerCallback):
 
     def __init__(self, path: Path):
         self.path = path
-        self.line = ProgressLine()
         self.started = time.perf_counter()
         self.asked, self.temperature = -math.inf, None
 
@@ -38,7 +37,7 @@ class TrainingLog(TrainerCallback):
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8", newline="\n")
         before = kept[-1]["elapsed_seconds"] if kept else 0.0
         self.started = self.last = time.perf_counter() - before
-        self.began, self.first_step = time.perf_counter(), state.global_step
+        self.line, self.first_step = ProgressLine(state.max_steps, "step"), state.global_step
 
     def on_step_begin(self, args, state, control, **_):
         """Start the step's clock, after a validation pass has run."""
@@ -62,10 +61,7 @@ class TrainingLog(TrainerCallback):
                 gradient_norm=logs["grad_norm"],
                 step_seconds=round(self.step_seconds, 4),
             )
-            spent = time.perf_counter() - self.began
-            left = spent / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
-            done = f"step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}, {told(left)} left"
-            self.line.show(done, last=state.global_step == state.max_steps)
+            self.line.show(state.global_step, self.first_step, f", loss {logs['loss']:.3f}")
         elif "eval_loss" in logs:
             self.write(
                 state, **{f"validation_{name}": logs[f"eval_{name}"] for name in ("loss", "accuracy", "macro_f1")}

@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> None:
     if old is None and (options.params is None or options.force_new):
         raise UserError("expected PARAMS.yaml or --resume RUN; --force-new goes with the latter; see onelap run --help")
     params = find_path(options.params) if options.params else None
+    if old:
+        old.require(old.params_path, "onelap run")
     parameters, problems = read_parameters(params or old.parameters, options.parameter)
     problems += resolve_inputs(parameters)
     _refuse(problems, params)

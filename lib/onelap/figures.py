@@ -251,8 +251,9 @@ def _percent_axes(axes) -> None:
     axes.grid(alpha=0.3)
 
 
-def training_curves(log: pd.DataFrame, best_step: int) -> None:
-    """Training and validation loss, and the learning rate, over optimizer steps."""
+def training_curves(log: pd.DataFrame, best_step: int | None = None) -> None:
+    """Training and validation loss, and the learning rate, over optimizer steps; of a training under way, too."""
+    log = log.reindex(columns=log.columns.union(["validation_loss"]))
     _, (losses, rates) = plt.subplots(2, 1, figsize=(WIDTH, 4.6), sharex=True, height_ratios=[3, 1])
     steps = log.dropna(subset=["loss"])
     losses.plot(steps["step"], steps["loss"], color=BLUE, alpha=0.25, linewidth=1)
@@ -260,7 +261,8 @@ def training_curves(log: pd.DataFrame, best_step: int) -> None:
     losses.plot(steps["step"], smooth, color=BLUE, label="training, running mean")
     passes = log.dropna(subset=["validation_loss"])
     losses.plot(passes["step"], passes["validation_loss"], "o-", color=ORANGE, label="validation")
-    losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}")
+    if best_step is not None:
+        losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}")
     losses.set(title="Loss: which of the kinds? Logarithmic", ylabel="nats a note", yscale="log")
     losses.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     losses.yaxis.set_minor_formatter(NullFormatter())

@@ -12,15 +12,20 @@ EVERY = 1.0  # seconds
 class ProgressLine:
     """Rewrites its line at most once a second; shows nothing where there is neither notebook nor runner."""
 
-    def __init__(self):
-        self.shown = -EVERY
+    def __init__(self, work: int, unit: str, after: float = 0.0):
+        """`work` units are to be done; the line appears `after` so many seconds, so that short work leaves none."""
+        self.work, self.unit = work, unit
+        self.began = time.monotonic()
+        self.due = self.began + after
         self.handle = None
 
-    def show(self, text: str, last: bool = False) -> None:
-        """The line is now `text`; `last` shows it in any case."""
-        if not last and time.monotonic() - self.shown < EVERY:
+    def show(self, done: int, before: int = 0, detail: str = "") -> None:
+        """So many units are done, `before` of them by somebody else, which tells nothing of the time left."""
+        if time.monotonic() < self.due and (done < self.work or self.handle is None):
             return
-        self.shown = time.monotonic()
+        self.due = time.monotonic() + EVERY
+        left = (time.monotonic() - self.began) / max(1, done - before) * (self.work - done)
+        text = f"{self.unit} {done} of {self.work}{detail}, {told(left)} left"
         if VARIABLE in os.environ:
             Path(os.environ[VARIABLE]).write_text(text, encoding="utf-8")
         if self.handle is None:

@@ -161,10 +161,18 @@ class Run:
 
     @property
     def parameters(self) -> dict:
-        """What params.yaml says, but for the run folder, which may have been moved since; empty where there is none."""
+        """What params.yaml says, but for the run folder, which may have been moved since; empty where there is none.
+
+        Raises UserError for a damaged file.
+        """
         if not self.params_path.exists():
             return {}
-        found = yaml.safe_load(self.params_path.read_text(encoding="utf-8"))
+        try:
+            found = yaml.safe_load(self.params_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{self.params_path}: expected YAML, could not read it: {error}") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{self.params_path}: expected lines `name: value`, found a {type(found).__name__}")
         return {name: value for name, value in found.items() if name != "run_dir"}
 
     @property

@@ -17,6 +17,7 @@ from onelap.calibration import LEAST
 from onelap.memory import Pieces
 from onelap.models import load_base
 from onelap.precision import Precision
+from onelap.progress import ProgressLine
 from onelap.prompts import Prompt
 from onelap.runs import read_json, write_json
 
@@ -38,14 +39,18 @@ def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.
     by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
     probabilities = np.empty((len(texts), len(prompt.answers)))
     prefix = model(input_ids=torch.tensor([prompt.before], device=model.device), use_cache=True).past_key_values
+    progress, done = ProgressLine(len(texts), "note", after=10.0), 0
 
     def probabilities_of(chosen: list[int]) -> np.ndarray:
+        nonlocal done
         inputs = lay_out(prompt, [rests[index] for index in chosen], model.device, len(prompt.before))
         cache = copy.deepcopy(prefix)  # the model appends to it
         cache.batch_repeat_interleave(len(chosen))
         scores = answer_log_likelihoods(model, prompt, inputs, past_key_values=cache)
         if not torch.isfinite(scores).all():
             raise FloatingPointError(f"the model gives scores that are not finite in {model.dtype}")
+        done += len(chosen)
+        progress.show(done)
         # A long answer's likelihood is soon too small for float32, and nothing is impossible.
         return torch.softmax(scores.double(), dim=-1).clamp_min(LEAST).cpu().numpy()
 

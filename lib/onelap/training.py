@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from filelock import FileLock, Timeout
 from peft import LoraConfig, get_peft_model
@@ -307,6 +308,7 @@ def prepare_trainer(
         raise FloatingPointError("loss or gradients are not finite before the first step, in float32")
     print(f"Loss or gradients are not finite in {precision.name}: training in {precision.safe.name} instead, slower.")
     del trainer
+    clear_device_cache(garbage_collection=True)
     return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder)
 
 

@@ -1,0 +1,34 @@
+"""The line that says how far long work is."""
+
+import time
+
+import pytest
+
+from onelap.progress import VARIABLE, ProgressLine, told
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (12600, "3.5 h")])
+def test_times_are_told_as_people_say_them(seconds, words):
+    assert told(seconds) == words
+
+
+def test_the_line_says_how_much_is_done_and_how_long_the_rest_takes(tmp_path, monkeypatch):
+    file = tmp_path / "line"
+    monkeypatch.setenv(VARIABLE, str(file))
+    line = ProgressLine(100, "step")
+    line.began -= 28  # ten steps of 2.8 seconds each, after forty that an earlier session made
+    line.show(50, before=40, detail=", loss 0.500")
+    assert file.read_text(encoding="utf-8") == "step 50 of 100, loss 0.500, 2 min left"
+    line.show(51)
+    assert file.read_text(encoding="utf-8").startswith("step 50"), "at most once a second"
+    line.due = time.monotonic()
+    line.show(51)
+    assert file.read_text(encoding="utf-8").startswith("step 51")
+
+
+def test_short_work_leaves_no_line(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "line"))
+    line = ProgressLine(2, "note", after=10.0)
+    line.show(1)
+    line.show(2)
+    assert not (tmp_path / "line").exists()
