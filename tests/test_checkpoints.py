@@ -103,7 +103,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(make, tmp_path, capsys, d
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(make, tmp_path, capsys):
     stopped(make("t"), 3, tmp_path / "a")
     train(make("t", learning_rate=5e-4), tmp_path / "a", 600)
-    assert "Going on" not in capsys.readouterr().out
+    assert "The checkpoints here are of another training (recipe): removed." in capsys.readouterr().out
     train(make("other", learning_rate=5e-4), tmp_path / "b", 600)
     assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
 
@@ -114,6 +114,31 @@ def test_a_moved_run_folder_goes_on_with_its_best_adapter(make, tmp_path):
     (tmp_path / "here").rename(tmp_path / "there")
     train(make("there"), tmp_path / "b", 600)
     assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+
+
+def test_a_training_that_its_budget_ended_is_not_gone_on_with(make, tmp_path):
+    train(make("t"), tmp_path / "a", 0)
+    trainer = make("t")
+    train(trainer, tmp_path / "b", 600)
+    assert trainer.state.global_step == 1
+    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+
+
+def test_what_memory_cost_is_remembered(make, tmp_path):
+    trainer = make("t")
+    trainer._descend()
+    stopped(trainer, 2, tmp_path / "a")
+    again = make("t")
+    train(again, tmp_path / "a", 600)
+    assert again.rungs == trainer.rungs == ["micro_batch=2"] and again.piece == 2
+
+
+def test_folders_of_somebody_else_are_left_alone(make, tmp_path):
+    for name in ("checkpoint-2 (copy)", "checkpoint-best"):
+        (tmp_path / "t" / name).mkdir(parents=True)
+    stopped(make("t"), 3, tmp_path / "a")
+    train(make("t"), tmp_path / "a", 600)
+    assert (tmp_path / "t/checkpoint-2 (copy)").exists() and (tmp_path / "t/checkpoint-best").exists()
 
 
 def test_two_trainings_in_one_folder_do_not_mix(make, tmp_path, monkeypatch):

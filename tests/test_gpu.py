@@ -32,7 +32,7 @@ def test_the_published_failure_of_fp16_and_that_it_is_gone(toy_base, tmp_path):
 
 
 def test_memory_is_capped_below_what_is_free():
-    cap_memory()
+    cap_memory("cuda:0")
     free, total = torch.cuda.mem_get_info()
     assert torch.cuda.get_per_process_memory_fraction() * total < free + torch.cuda.memory_reserved()
     with pytest.raises(torch.OutOfMemoryError):

@@ -58,6 +58,7 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
         "training/log.jsonl",
         "training/probe.json",
         "training/inputs.json",
+        "training/ended.json",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "adapter/calibration.json",

@@ -1,5 +1,6 @@
 """What is given up when memory runs out, and what is not."""
 
+import re
 from dataclasses import replace
 from itertools import chain
 
@@ -100,13 +101,14 @@ def test_the_ladder_goes_down_to_shorter_texts_and_then_says_so(make, tmp_path):
     train(trainer, tmp_path / "a", 600)
     rungs = trainer.rungs
     assert rungs[:4] == ["micro_batch=4", "micro_batch=2", "micro_batch=1", "gradient_checkpointing=true"]
-    assert len(rungs) > 4 and all(rung.endswith(" tokens a note") for rung in rungs[4:])
+    assert len(rungs) > 5 and all(re.fullmatch(r"\d+ tokens a (validation )?note", rung) for rung in rungs[4:])
+    assert any("validation" in rung for rung in rungs)
     assert trainer.state.global_step == trainer.state.max_steps == 5
     hopeless = make("hopeless")
     Card(hopeless.model, 10)
     with pytest.raises(torch.OutOfMemoryError):
         train(hopeless, tmp_path / "b", 600)
-    assert hopeless.rungs[-1] == "16 tokens a note"
+    assert "16 tokens a note" in hopeless.rungs
 
 
 def test_scoring_goes_on_in_smaller_batches(toy_base, prompt):

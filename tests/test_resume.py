@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from onelap import UserError
+from onelap.history import find_run
 from onelap.notes import FIELD_PARAMETERS, Fields, read_notes
 from onelap.parameters import NOTEBOOKS, read_parameters
 from onelap.resume import STEPS, check_unchanged, reopen, why_again
@@ -167,11 +168,13 @@ def test_a_damaged_record_is_one_clear_line(begun, onelap, damaged, content):
 
 
 def test_time_counts_up_to_the_last_sign_of_life(begun):
+    """Killed in the evening, taken up in the morning, after somebody has looked at a notebook."""
     run, *_ = begun
     write_json(run.record_path, run.record | {"session_started": "2026-01-01T00:00:00+00:00"})
-    for path in run.path.rglob("*"):
-        os.utime(path, (1767225600 + 600,) * 2)  # 2026-01-01 00:10 UTC
-    reopen(run)
+    (run.path / "01_data_prep.ipynb").touch()
+    os.utime(run.record_path, (1767225600 + 600,) * 2)  # 2026-01-01 00:10 UTC
+    with run.locked():
+        reopen(run)
     assert run.record["spent_seconds"] == 600
     assert 3000 - 5 < run.seconds_left(1.0, 0) <= 3000
 
@@ -180,4 +183,12 @@ def test_a_lock_file_of_a_dead_process_is_no_lock(begun):
     run, *_ = begun
     (run.path / ".lock").write_text("99999999", encoding="utf-8")
     with run.locked():
-        assert run.record["process"]["pid"] == os.getpid()
+        reopen(run)
+    assert run.record["process"]["pid"] == os.getpid()
+
+
+def test_a_run_is_found_from_anywhere(begun, monkeypatch):
+    """Kernels work in the run folder, where a relative path would mean another one."""
+    run, *_ = begun
+    monkeypatch.chdir(run.path.parent)
+    assert find_run("run", run.path.parent).path == run.path

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from onelap.machine import cards
 from onelap.memory import peak_memory_gb
 from onelap.progress import ProgressLine
+from onelap.runs import write_text
 
 TEMPERATURE_EVERY = 10.0  # seconds; asking the driver takes a tenth of one
 
@@ -33,9 +34,8 @@ class TrainingLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         kept = [line for line in _whole_lines(self.path) if line["step"] <= state.global_step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8", newline="\n")
-        before = kept[-1]["elapsed_seconds"] if kept else 0.0
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        before = max((line["elapsed_seconds"] for line in kept), default=0.0)
         self.started = self.last = time.perf_counter() - before
         self.line, self.first_step = ProgressLine(state.max_steps, "step"), state.global_step
 
@@ -91,7 +91,7 @@ class Budget(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         """At least one step is made."""
-        if time.monotonic() >= self.ends:
+        if _agreed(args, time.monotonic() >= self.ends):
             control.should_evaluate = control.should_save = control.should_training_stop = True
 
 
@@ -107,12 +107,21 @@ class Checkpoints(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         """Between two steps, where the state is whole."""
-        if time.monotonic() - self.saved >= self.seconds:
+        if _agreed(args, time.monotonic() - self.saved >= self.seconds):
             control.should_save = True
 
     def on_save(self, args, state, control, **_):
         """Also after a checkpoint that a validation pass asked for."""
         self.saved = time.monotonic()
+
+
+def _agreed(args, decision: bool) -> bool:
+    """The first process's decision, where several share a training: their clocks differ, and all must do the same."""
+    if args.world_size == 1:
+        return decision
+    told = torch.tensor(float(decision), device=args.device)
+    torch.distributed.broadcast(told, 0)
+    return bool(told)
 
 
 def _whole_lines(path: Path) -> list[dict]:

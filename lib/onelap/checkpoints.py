@@ -12,6 +12,7 @@ Nothing in them is pickled, so a checkpoint from elsewhere can be wrong but cann
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -59,13 +60,18 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def found_in(training: Path) -> dict[int, Path]:
+    """{step: folder} of all checkpoints, whole or not; folders with names of somebody else's are left alone."""
+    matches = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in training.glob("checkpoint-*")]
+    return {int(match[1]): path for match, path in matches if match and path.is_dir()}
+
+
 def newest_complete(training: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint to go on from, and a line for each newer one that is not whole.
 
     One whose best adapter so far is gone cannot be gone on from either.
     """
-    found = {int(path.name.rpartition("-")[2]): path for path in training.glob("checkpoint-*") if path.is_dir()}
-    skipped = []
+    found, skipped = found_in(training), []
     for step in sorted(found, reverse=True):
         problem = _problem(found[step])
         if problem is None:

@@ -47,6 +47,8 @@ def run(options: argparse.Namespace) -> None:
     old = find_run(options.resume, PROJECT / "outputs") if options.resume else None
     if old is None and (options.params is None or options.force_new):
         raise UserError("expected PARAMS.yaml or --resume RUN; --force-new goes with the latter; see onelap run --help")
+    if old and options.run and not options.force_new:
+        raise UserError("--run names the folder of a new run: it does not go with --resume, but for --force-new")
     params = find_path(options.params) if options.params else None
     if old:
         old.require(old.params_path, "onelap run")

@@ -10,18 +10,18 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 SPARE_GB = 0.3  # of the free memory, left to the screen and to the driver
 
 
-def cap_memory() -> None:
-    """Keep this process below the card's free memory, where it has a card.
+def cap_memory(device: str) -> None:
+    """Keep this process below the card's free memory, where `device` is a card.
 
     Without a cap Windows moves to system memory what does not fit, silently, and a step takes 5 to
     20 times as long; with it, too large a batch is an error that can be handled. A lower cap stays.
     """
-    if not torch.cuda.is_available():
+    if device == "cpu":
         return
-    free, total = torch.cuda.mem_get_info()
-    usable = (free + torch.cuda.memory_reserved() - SPARE_GB * 1e9) / total
-    cap = min(max(usable, 0.0), torch.cuda.get_per_process_memory_fraction())
-    torch.cuda.set_per_process_memory_fraction(cap)
+    free, total = torch.cuda.mem_get_info(device)
+    usable = (free + torch.cuda.memory_reserved(device) - SPARE_GB * 1e9) / total
+    cap = min(max(usable, 0.0), torch.cuda.get_per_process_memory_fraction(device))
+    torch.cuda.set_per_process_memory_fraction(cap, device)
 
 
 def peak_memory_gb() -> float:
@@ -37,12 +37,14 @@ def peak_memory_gb() -> float:
 
 
 def ran_out(error: Exception) -> bool:
-    """Whether an exception says that memory ran out; if so, what the device still holds is given back."""
-    if not (should_reduce_batch_size(error) or isinstance(error, MemoryError)):
-        return False
-    error.__traceback__ = None  # its frames hold the tensors of the failed attempt
+    """Whether an exception says that memory ran out."""
+    return should_reduce_batch_size(error) or isinstance(error, MemoryError)
+
+
+def give_back(error: Exception) -> None:
+    """Let go of what a failed attempt holds, before the next one."""
+    error.__traceback__ = None  # its frames hold the tensors
     clear_device_cache(garbage_collection=True)
-    return True
 
 
 class Pieces:
@@ -62,5 +64,6 @@ class Pieces:
             except Exception as error:
                 if len(piece) == 1 or not ran_out(error):
                     raise
+                give_back(error)
                 self.size = (len(piece) + 1) // 2
         return results

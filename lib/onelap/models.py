@@ -86,7 +86,7 @@ def load_base(base: Path, precision):
     from onelap.memory import cap_memory
 
     logging.disable_progress_bar()
-    cap_memory()
+    cap_memory(precision.device)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -207,12 +207,12 @@ def measure(trainer) -> tuple[Pace, Pace]:
             for notes in samples * (1 + MEASURED_STEPS):
                 batch = trainer._prepare_inputs(trainer.data_collator(notes))
                 start = time.perf_counter()
-                if learning:
-                    loss = trainer.training_step(model, batch, len(notes))
-                    model.zero_grad()
-                else:
-                    with torch.no_grad(), trainer.compute_loss_context_manager():
+                with torch.set_grad_enabled(learning), trainer.accelerator.autocast():
+                    if learning:
+                        loss = trainer.training_step(model, batch, len(notes))
+                    else:
                         loss = trainer.compute_loss(model, batch)
+                model.zero_grad()
                 loss.item()  # waits for the card
                 longest = max(map(len, batch["input_ids"])) + answers
                 points.append((len(notes) * longest, time.perf_counter() - start))

@@ -1,5 +1,6 @@
 """One line that says how far long work is: in the notebook, and in the terminal that runs it."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -27,7 +28,8 @@ class ProgressLine:
         left = (time.monotonic() - self.began) / max(1, done - before) * (self.work - done)
         text = f"{self.unit} {done} of {self.work}{detail}, {told(left)} left"
         if VARIABLE in os.environ:
-            Path(os.environ[VARIABLE]).write_text(text, encoding="utf-8")
+            with contextlib.suppress(OSError):  # no reason to end a training
+                Path(os.environ[VARIABLE]).write_text(text, encoding="utf-8")
         if self.handle is None:
             self.handle = _display(text)
         else:

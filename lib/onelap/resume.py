@@ -13,7 +13,7 @@ from onelap.machine import describe
 from onelap.models import locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes, read_notes
 from onelap.parameters import SET_BY_THE_RUNNER
-from onelap.runs import Run, hash_files, now, versions
+from onelap.runs import Run, hash_files, now, this_process, versions
 
 WITHOUT_EFFECT = ("papermill",)  # of the recorded libraries: no number depends on them
 
@@ -87,14 +87,18 @@ def check_unchanged(run: Run, parameters: dict) -> None:
 def reopen(run: Run) -> None:
     """Begin another session of a run; the time of earlier ones counts, up to their last sign of life."""
     record = run.record
-    seconds = (_last_sign(run) - datetime.fromisoformat(record["session_started"])).total_seconds()
-    spent = record["spent_seconds"] + max(0.0, round(seconds, 1))
-    run.update(spent_seconds=spent, session_started=now(), status="running", error=None)
+    if record["status"] == "running":  # killed, without a word about the time
+        seconds = (_last_sign(run) - datetime.fromisoformat(record["session_started"])).total_seconds()
+        spent = record["spent_seconds"] + max(0.0, round(seconds, 1))
+    else:
+        spent = record["actual"]["seconds"]
+    run.update(spent_seconds=spent, session_started=now(), status="running", error=None, process=this_process())
 
 
 def _last_sign(run: Run) -> datetime:
-    times = (path.stat().st_mtime for path in run.path.rglob("*") if path.is_file())
-    return datetime.fromtimestamp(max(times), UTC)
+    """Of a process that works on the run, not of a person who reads it."""
+    written = [run.record_path, run.training_path / "log.jsonl", *run.path.glob(".*.running.ipynb")]
+    return datetime.fromtimestamp(max(path.stat().st_mtime for path in written if path.exists()), UTC)
 
 
 def _cards(hardware: dict) -> dict[str, list[str]]:

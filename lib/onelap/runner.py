@@ -92,18 +92,19 @@ class Progress:
         self.ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self):
+        self._forget_line()
         self.ticker.start()
         return self
 
     def __exit__(self, *_):
         self.finished.set()
         self.ticker.join()
-        self.line.unlink(missing_ok=True)
+        self._forget_line()
         self._show(end="\n")
 
     def on_cell(self, number: int, of: int) -> None:
         """A cell starts; `ReportingEngine` calls this."""
-        self.line.unlink(missing_ok=True)
+        self._forget_line()
         self.cell, self.of = number, of
 
     @property
@@ -116,13 +117,19 @@ class Progress:
         """Since the notebook began."""
         return round(time.monotonic() - self.started, 1)
 
+    def _forget_line(self) -> None:
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            self.line.unlink()
+
     def _tick(self) -> None:
         while not self.finished.wait(HEARTBEAT[self.terminal]):
             self._show(end="" if self.terminal else "\n")
 
     def _show(self, end: str) -> None:
         start = "\r" if self.terminal else ""
-        told = self.line.read_text(encoding="utf-8") if self.line.exists() else ""
+        told = ""
+        with contextlib.suppress(OSError):  # there is none, or it is being written
+            told = self.line.read_text(encoding="utf-8")
         text = f"{self.name}  In [{self.cell}] of {self.of}  {self.seconds:.0f} s  {told}"
         print(f"{start}{text}{CLEAR if self.terminal else ''}", end=end, flush=True)
 
@@ -259,7 +266,8 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
         interrupt.check()
     except Exception as error:
         if interrupt.asked:
-            entry["status"] = "interrupted"
+            if entry["status"] != "done":
+                entry["status"] = "interrupted"
             go_on = f"`onelap run --resume {run.path}` goes on"
             raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {go_on}") from None
         raise _failure(error, progress, final) from None

@@ -96,7 +96,7 @@ class Run:
     """One run folder. Notebooks get theirs with `Run.open(run_dir)`."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path = path = path.absolute()  # kernels have another working directory
         self.record_path = path / "run.json"
         self.params_path = path / "params.yaml"
         self.dataset_path = path / "dataset"
@@ -114,7 +114,7 @@ class Run:
         path = folder or PROJECT / "outputs" / f"{stamp}_{name}"
         while folder is None and path.exists():  # two runs that begin in the same second
             path = path.with_name(path.name + "_")
-        run = cls(path.absolute())
+        run = cls(path)
         if run.record_path.exists():
             raise UserError(
                 f"{path}: already holds a run; go on with it by `onelap run --resume {path}`, or name another folder"
@@ -131,6 +131,7 @@ class Run:
             started=now(),
             session_started=now(),
             spent_seconds=0.0,
+            process=this_process(),
             notebooks={},
             git=_git_state(),
             versions=versions(),
@@ -187,12 +188,12 @@ class Run:
         Raises UserError where another process holds it.
         """
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                self.update(process=_this_process())
-                yield
+            lock = FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout:
             number = self.record.get("process", {}).get("pid", "unknown")
             raise UserError(f"{self.path}: process {number} is at work there; let it end, or end it") from None
+        with lock:
+            yield
 
     def update(self, **changes: object) -> None:
         """Change entries of run.json; a dictionary is merged into the one that is there."""
@@ -303,7 +304,7 @@ def read_lines(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: expected JSON lines, could not read them: {error}") from None
 
 
-def _this_process() -> dict:
+def this_process() -> dict:
     """Number and start, since numbers are used again."""
     return {"pid": os.getpid(), "started": psutil.Process().create_time()}
 

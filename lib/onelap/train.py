@@ -2,11 +2,12 @@
 
     accelerate launch --num_processes 2 -m onelap.train outputs/RUN
 
-trains what `03_train` would, with the same effective batch, into the same files; `onelap run --resume`
-then takes the result up and goes on. Works with one process, too.
+trains what `03_train` would, with the same effective batch, into the same files, but for the trainings with other
+`seeds`; `onelap run --resume` then takes the result up and goes on. `time_budget_hours` counts from here.
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from onelap.models import load_tokenizer, locate_base
@@ -29,9 +30,12 @@ def main() -> None:
     trainer = prepare_trainer(
         base, prompt, choose_precision(parameters["precision"]), Recipe.of(parameters), *notes, run.training_path
     )
-    log = train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
-    if trainer.accelerator.is_main_process:
-        print(f"{trainer.state.global_step} steps, {log['elapsed_seconds'].max():.0f} s; {run.adapter_path}")
+    accelerator = trainer.accelerator
+    with run.locked() if accelerator.is_main_process else nullcontext():
+        log = train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
+    if accelerator.is_main_process:
+        steps, seconds = trainer.state.global_step, log["elapsed_seconds"].max()
+        print(f"{steps} steps by {accelerator.num_processes} processes in {seconds:.0f} s; {run.adapter_path}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,7 +25,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from onelap import UserError, checkpoints
 from onelap.callbacks import Budget, Checkpoints, TrainingLog
-from onelap.memory import Pieces, ran_out
+from onelap.memory import Pieces, give_back, ran_out
 from onelap.models import load_base
 from onelap.parameters import accumulation_steps
 from onelap.precision import Precision, check_formats
@@ -39,6 +40,8 @@ from trl import SFTConfig, SFTTrainer
 SPELLING = 0.02  # nats of a label count this much beside those between the kinds (docs/LOG.md)
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WATCHING = ("checkpoint_minutes", "report_to", "allow_upload")  # of a recipe: changes nothing that is learnt
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")  # that a checkpoint depends on
+ENDED = "ended.json"  # written when a training has come to its end, by its steps or by its budget
 SHORTER = 0.75  # of a note's tokens are left at each rung that cuts texts
 LOCK_SECONDS = 15  # a process that was killed with its parent needs a moment to go
 
@@ -109,10 +112,16 @@ class KindTrainer(SFTTrainer):
     def __init__(self, *arguments, prompt: Prompt, recipe: Recipe, precision: Precision, log: TrainingLog, **options):
         super().__init__(*arguments, callbacks=[log, Checkpoints(recipe.checkpoint_minutes)], **options)
         self.prompt, self.recipe, self.precision, self.training_log = prompt, recipe, precision, log
-        self.piece, self.note_budget = recipe.micro_batch, prompt.note_budget
+        self.piece, self.note_budget, self.validation_budget = (
+            recipe.micro_batch,
+            prompt.note_budget,
+            prompt.note_budget,
+        )
         self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
         self.rungs: list[str] = []
         """What was given up for want of memory, in order."""
+        self.ended = False
+        """Whether an earlier session came to the end of this training; then only its best adapter is loaded."""
         self.step_inputs: list[dict] = []
         """Micro-batches of the optimizer step under way."""
 
@@ -125,30 +134,43 @@ class KindTrainer(SFTTrainer):
         digests = {"base": frozen, "notes": json.dumps(rows).encode()}
         return {
             "recipe": {name: value for name, value in asdict(self.recipe).items() if name not in WATCHING},
-            "precision": self.precision.name,
+            "precision": f"{self.precision.name} on {self.args.device.type}",
             "prompt": self.prompt.digest,
-            "versions": versions(),
+            "versions": {name: version for name, version in versions().items() if name in LIBRARIES},
         } | {name: hashlib.sha256(content).hexdigest() for name, content in digests.items()}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean negative log-probability of the true kinds and, `SPELLING` times, of their labels; nats a note."""
         kinds = inputs["labels"]
 
-        def likelihoods_of(notes: list[torch.Tensor]) -> torch.Tensor:
-            rows = [self.prompt.cut(note.tolist(), self.note_budget) for note in notes]
+        def likelihoods_of(notes: list[torch.Tensor], budget: int) -> torch.Tensor:
+            rows = [self.prompt.cut(note.tolist(), budget) for note in notes]
             laid_out = lay_out(self.prompt, rows, device=kinds.device)
             return answer_log_likelihoods(model, self.prompt, laid_out, use_cache=False)
 
-        notes = inputs["input_ids"]
         if model.training:
-            likelihoods = likelihoods_of(notes)
+            likelihoods = likelihoods_of(inputs["input_ids"], self.note_budget)
         else:
-            likelihoods = torch.cat(self.validation_pieces.each(likelihoods_of, notes))
+            likelihoods = self._validated(likelihoods_of, inputs["input_ids"])
         scores = likelihoods / self.recipe.label_temperature
         spelt = likelihoods.gather(1, kinds[:, None]).sum()
-        count = len(kinds) if num_items_in_batch is None else num_items_in_batch
-        loss = (cross_entropy(scores, kinds, reduction="sum") - SPELLING * spelt) / count
+        # The Trainer counts the notes of all processes, whose gradients are averaged afterwards.
+        share = len(kinds) if num_items_in_batch is None else num_items_in_batch / self.args.world_size
+        loss = (cross_entropy(scores, kinds, reduction="sum") - SPELLING * spelt) / share
         return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
+
+    def _validated(self, likelihoods_of: Callable, notes: list[torch.Tensor]) -> torch.Tensor:
+        """Of a validation batch, whole texts as long as there is memory: smaller pieces first, shorter texts last."""
+        while True:
+            budget = self.validation_budget
+            try:
+                return torch.cat(self.validation_pieces.each(lambda piece: likelihoods_of(piece, budget), notes))
+            except Exception as error:
+                if not ran_out(error) or budget == MIN_NOTE_TOKENS:
+                    raise
+                give_back(error)
+            self.validation_budget = max(MIN_NOTE_TOKENS, int(SHORTER * budget))
+            self._record_rung(f"{self.validation_budget} tokens a validation note")
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward of a micro-batch, in smaller pieces and again where memory runs out."""
@@ -162,6 +184,7 @@ class KindTrainer(SFTTrainer):
             except Exception as error:
                 if self.args.world_size > 1 or not ran_out(error) or not self._descend():
                     raise
+                give_back(error)
             # The failed attempt has left part of its gradients: this step begins anew.
             model.zero_grad()
             pending = self.step_inputs
@@ -179,17 +202,24 @@ class KindTrainer(SFTTrainer):
             self.piece = (self.piece + 1) // 2
             rung = f"micro_batch={self.piece}"
         elif not self.model.is_activation_checkpointing:
-            self.model.enable_input_require_grads()
-            self.model.activation_checkpointing_enable()
+            self._checkpoint_activations()
             rung = "gradient_checkpointing=true"
         elif self.note_budget > MIN_NOTE_TOKENS:
             self.note_budget = max(MIN_NOTE_TOKENS, int(SHORTER * self.note_budget))
             rung = f"{self.note_budget} tokens a note"
         else:
             return False
-        self.rungs.append(rung)
-        self.training_log.write(self.state, rung=rung)
+        self._record_rung(rung)
         return True
+
+    def _record_rung(self, rung: str) -> None:
+        self.rungs.append(rung)
+        if self.is_in_train:
+            self.training_log.write(self.state, rung=rung)
+
+    def _checkpoint_activations(self) -> None:
+        self.model.enable_input_require_grads()
+        self.model.activation_checkpointing_enable()
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
@@ -218,13 +248,14 @@ class KindTrainer(SFTTrainer):
             "schedule": self.lr_scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "random": checkpoints.random_state(),
+            "ladder": (self.piece, self.note_budget, self.rungs, self.model.is_activation_checkpointing),
         }
         checkpoints.write_state(folder, state)
         self.state.best_model_checkpoint = None  # a run folder may be moved: the step is enough
         self.state.save_to_json(str(folder / "trainer_state.json"))
         checkpoints.seal(folder)
         best = checkpoints.checkpoint_path(training, self.state.best_global_step or self.state.global_step)
-        for other in set(training.glob("checkpoint-*")) - {folder, best}:
+        for other in set(checkpoints.found_in(training).values()) - {folder, best}:
             checkpoints.discard(other)
 
     def _find_best(self) -> None:
@@ -242,6 +273,9 @@ class KindTrainer(SFTTrainer):
             state = checkpoints.read_state(Path(checkpoint))
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["schedule"])
+            self.piece, self.note_budget, self.rungs, checkpointing = state["ladder"]
+            if checkpointing and not self.model.is_activation_checkpointing:
+                self._checkpoint_activations()
 
     def _load_scaler(self, checkpoint):
         if checkpoint is not None and self.accelerator.scaler:
@@ -252,7 +286,7 @@ class KindTrainer(SFTTrainer):
             checkpoints.set_random_state(checkpoints.read_state(Path(checkpoint))["random"])
 
     def _run_epoch(self, *arguments, **options):
-        if self.state.global_step >= self.state.max_steps:  # taken up after the last step
+        if self.ended or self.state.global_step >= self.state.max_steps:  # taken up after its last step
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*arguments, **options)
@@ -299,6 +333,7 @@ def prepare_trainer(
     folder: Path,
 ) -> KindTrainer:
     """Base, LoRA matrices and trainer; in float32 where probe steps give no finite loss and gradients, and says so."""
+    clear_device_cache(garbage_collection=True)  # of an earlier trainer
     trainer = build_trainer(
         add_lora(load_base(base, precision), recipe), prompt, precision, recipe, train, validation, folder
     )
@@ -308,7 +343,6 @@ def prepare_trainer(
         raise FloatingPointError("loss or gradients are not finite before the first step, in float32")
     print(f"Loss or gradients are not finite in {precision.name}: training in {precision.safe.name} instead, slower.")
     del trainer
-    clear_device_cache(garbage_collection=True)
     return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder)
 
 
@@ -356,18 +390,20 @@ def learns_finitely(trainer: KindTrainer) -> bool:
         for row in (rows[-1], rows[len(rows) // 2], rows[0]):
             inputs = trainer._prepare_inputs(trainer.data_collator([row]))
             try:
-                with trainer.compute_loss_context_manager():
+                with trainer.accelerator.autocast():
                     loss = trainer.compute_loss(model, inputs)
                 # Without the gradient scaler, which begins so high that it overflows, and then finds its way.
                 loss.backward()
             except Exception as error:
-                if not ran_out(error):  # the ladder's business, later
+                if not ran_out(error):
                     raise
+                give_back(error)  # the ladder's business, later
             else:
                 gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
                 finite &= all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *gradients))
             model.zero_grad()
-    return finite
+    everywhere = trainer.accelerator.gather(torch.tensor([finite], device=trainer.args.device))
+    return bool(everywhere.all())
 
 
 def _collate(notes: list[dict]) -> dict:
@@ -433,33 +469,46 @@ def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
     Goes on from the newest whole checkpoint of the same training, if there is one; what another training
     left in the folder is removed. Raises UserError where another process trains in this folder.
     """
-    folder, main = Path(trainer.args.output_dir), trainer.accelerator.is_main_process
+    folder, accelerator = Path(trainer.args.output_dir), trainer.accelerator
     folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder) if accelerator.is_main_process else nullcontext():
+        with accelerator.main_process_first():
+            start = _starting_point(trainer, folder)
+            shutil.rmtree(adapter, ignore_errors=True)
+        trainer.add_callback(Budget(seconds))
+        trainer.train(resume_from_checkpoint=start and str(start))
+        if accelerator.is_main_process:
+            accelerator.unwrap_model(trainer.model).save_pretrained(adapter)
+            (adapter / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
+            write_json(folder / ENDED, {"step": trainer.state.global_step})
+    return pd.read_json(folder / "log.jsonl", lines=True)
+
+
+def _locked(folder: Path) -> FileLock:
     try:
-        with FileLock(folder / ".lock", timeout=LOCK_SECONDS) if main else nullcontext():
-            with trainer.accelerator.main_process_first():
-                start = _starting_point(trainer, folder)
-            trainer.add_callback(Budget(seconds))
-            trainer.train(resume_from_checkpoint=start and str(start))
-            if main:
-                trainer.accelerator.unwrap_model(trainer.model).save_pretrained(adapter)
-                (adapter / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
+        return FileLock(folder / ".lock").acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise UserError(f"{folder}: another process is training there; wait for it or end it") from None
-    return pd.read_json(folder / "log.jsonl", lines=True)
 
 
 def _starting_point(trainer: KindTrainer, folder: Path) -> Path | None:
     inputs, same = folder / "inputs.json", trainer.fingerprint
-    if inputs.exists() and read_json(inputs) == same:
+    stored = read_json(inputs) if inputs.exists() else {}
+    if stored == same:
         start, passed_over = checkpoints.newest_complete(folder)
         for line in passed_over:
             print(line)
         if start:
+            trainer.ended = (folder / ENDED).exists()
             print(f"Going on from {start.name}.")
         return start
-    for path in folder.glob("checkpoint-*"):
+    found = checkpoints.found_in(folder)
+    if found:
+        other = ", ".join(name for name in same if stored.get(name) != same[name])
+        print(f"The checkpoints here are of another training ({other}): removed.")
+    for path in found.values():
         checkpoints.discard(path)
-    (folder / "log.jsonl").unlink(missing_ok=True)
+    for name in (ENDED, "log.jsonl"):
+        (folder / name).unlink(missing_ok=True)
     write_json(inputs, same)
     return None
