@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -162,14 +163,14 @@ class KindTrainer(SFTTrainer):
     def _validated(self, likelihoods_of: Callable, notes: list[torch.Tensor]) -> torch.Tensor:
         """Of a validation batch, whole texts as long as there is memory: smaller pieces first, shorter texts last."""
         while True:
-            budget = self.validation_budget
             try:
-                return torch.cat(self.validation_pieces.each(lambda piece: likelihoods_of(piece, budget), notes))
+                at_length = partial(likelihoods_of, budget=self.validation_budget)
+                return torch.cat(self.validation_pieces.each(at_length, notes))
             except Exception as error:
-                if not ran_out(error) or budget == MIN_NOTE_TOKENS:
+                if not ran_out(error) or self.validation_budget == MIN_NOTE_TOKENS:
                     raise
                 give_back(error)
-            self.validation_budget = max(MIN_NOTE_TOKENS, int(SHORTER * budget))
+            self.validation_budget = max(MIN_NOTE_TOKENS, int(SHORTER * self.validation_budget))
             self._record_rung(f"{self.validation_budget} tokens a validation note")
 
     def training_step(self, model, inputs, num_items_in_batch=None):
