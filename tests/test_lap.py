@@ -51,6 +51,8 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
     assert inside - checkpoints == {
         "params.yaml",
         "run.json",
+        ".lock",
+        "training/.lock",
         "comparison.json",
         *(f"{stem}.ipynb" for stem in STEMS),
         *(f"dataset/{part}" for part in ("train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json")),

@@ -9,7 +9,7 @@ from onelap import UserError
 from onelap.models import load_base, load_tokenizer, locate_base
 from onelap.precision import choose_precision
 from onelap.training import add_lora
-from tests.test_training import RECIPE
+from tests.conftest import TOY_RECIPE
 
 NAME, COMMIT = "Somebody/Toy-0.1B", "0123456789abcdef0123456789abcdef01234567"
 
@@ -68,4 +68,4 @@ def test_a_base_with_fused_layers_is_refused(tmp_path):
     )
     Phi3ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"expected blocks with q_proj, .* as Qwen2 and Llama have; no q_proj"):
-        add_lora(load_base(tmp_path, choose_precision()), RECIPE)
+        add_lora(load_base(tmp_path, choose_precision()), TOY_RECIPE)

@@ -153,7 +153,7 @@ def test_the_list_of_runs_tells_a_killed_run_from_a_running_one(onelap, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run"], "the following arguments are required: PARAMS.yaml; see onelap run --help"),
+        (["run"], "expected PARAMS.yaml or --resume RUN"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such parameter file"),
         (["run", "params/embedded.yaml", "-p", "max_length=9"], "max_length: expected 64 to 32768, found 9"),
@@ -174,4 +174,4 @@ def test_what_the_user_must_change_is_one_line_and_exit_status_2(onelap, tmp_pat
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(onelap, new_run):
     result = onelap("run", "params/embedded.yaml", "--run", new_run.path)
-    assert result.returncode == 2 and "already holds a run; name another folder with --run" in result.stderr
+    assert result.returncode == 2 and f"go on with it by `onelap run --resume {new_run.path}`" in result.stderr
