@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     problems += resolve_inputs(parameters)
     _refuse(problems, params)
     if old is None or options.force_new:
-        lap = Run.create(params.stem if params else old.record["params"], parameters, options.run)
+        lap = Run.create(params.name if params else old.record["params"], parameters, options.run)
     else:
         lap = old
     print(f"run folder: {lap.path}", flush=True)

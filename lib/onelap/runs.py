@@ -105,13 +105,13 @@ class Run:
         self.comparison_path = path / "comparison.json"
 
     @classmethod
-    def create(cls, name: str, parameters: dict, folder: Path | None) -> "Run":
-        """Make the folder `<UTC yyyymmdd-hhmmss>_<name>` (or `folder`), parameters first.
+    def create(cls, params: str, parameters: dict, folder: Path | None) -> "Run":
+        """Make the folder `<UTC yyyymmdd-hhmmss>_<params name>` (or `folder`), parameters first.
 
         Raises UserError where `folder` already holds a run or cannot be made.
         """
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        path = folder or PROJECT / "outputs" / f"{stamp}_{name}"
+        path = folder or PROJECT / "outputs" / f"{stamp}_{Path(params).stem}"
         while folder is None and path.exists():  # two runs that begin in the same second
             path = path.with_name(path.name + "_")
         run = cls(path)
@@ -127,7 +127,7 @@ class Run:
             raise UserError(f"{path}: the run folder cannot be written: {error}") from None
         run.update(
             status="running",
-            params=name,
+            params=params,
             started=now(),
             session_started=now(),
             spent_seconds=0.0,
