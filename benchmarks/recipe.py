@@ -57,7 +57,7 @@ class Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def published(base: Path, precision: Precision, prompt: Prompt, notes: pd.DataFrame, folder: Path, _: int):
+def published(base: Path, precision: Precision, prompt: Prompt, notes: pd.DataFrame, folder: Path, _):
     """A trainer as in the published attempt."""
     from trl import SFTConfig, SFTTrainer
 
@@ -89,17 +89,17 @@ def published(base: Path, precision: Precision, prompt: Prompt, notes: pd.DataFr
     return trainer
 
 
-def ours(base: Path, precision: Precision, prompt: Prompt, notes: pd.DataFrame, folder: Path, micro_batch: int):
+def ours(base: Path, precision: Precision, prompt: Prompt, notes: pd.DataFrame, folder: Path, options):
     """A trainer as in 03_train."""
     recipe = Recipe(
         epochs=1.0,
         learning_rate=LEARNING_RATE,
         effective_batch=BATCH,
-        micro_batch=micro_batch,
+        micro_batch=options.micro_batch,
         lora_rank=RANK,
         lora_alpha=ALPHA,
         lora_dropout=DROPOUT,
-        gradient_checkpointing=False,
+        gradient_checkpointing=options.checkpointing == "yes",
         label_temperature=1.0,
         evaluations=1,
         seed=0,
@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         build = RECIPES[options.recipe]
-        trainer = build(options.base, precision, prompt, notes, Path(folder), options.micro_batch)
+        trainer = build(options.base, precision, prompt, notes, Path(folder), options)
         trainer.add_callback(clock)
         trainer.train()
     peak = peak_memory_gb()
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), help="instead: random weights in this model's shape")
     parser.add_argument("--max-length", type=int, default=224, help="tokens of prompt and answer")
     parser.add_argument("--micro-batch", type=int, default=8, help="notes a forward pass of ours")
+    parser.add_argument("--checkpointing", choices=["yes", "no"], default="no", help="of ours; published always has it")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cap-gb", type=float, help="memory of a card that is played")
