@@ -23,9 +23,10 @@ from onelap.models import load_tokenizer, locate_base
 from onelap.parameters import read_parameters
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
+from onelap.recipe import Recipe
 from onelap.runs import Run
 from onelap.scoring import score
-from onelap.training import Recipe, prepare_trainer, train
+from onelap.training import prepare_trainer, train
 
 FOLDS = 3
 HOURS = 100.0

@@ -34,8 +34,9 @@ from onelap.notes import Fields, read_notes
 from onelap.plan import SHAPES, Shape, floats_a_token, matmul_rate
 from onelap.precision import Precision, choose_precision
 from onelap.prompts import MEANINGS, Prompt, build_prompt
+from onelap.recipe import Recipe
 from onelap.scoring import score
-from onelap.training import TARGETS, Recipe, add_lora, build_trainer
+from onelap.training import TARGETS, prepare_trainer
 
 EMBEDDED = PROJECT / "data" / "embedded_base"
 BATCH = 8  # notes an optimizer step, as published
@@ -105,8 +106,7 @@ def ours(base: Path, precision: Precision, prompt: Prompt, notes: pd.DataFrame, 
         seed=0,
         checkpoint_minutes=1000.0,
     )
-    model = add_lora(load_base(base, precision), recipe)
-    return build_trainer(model, prompt, precision, recipe, notes, notes[:BATCH], folder)
+    return prepare_trainer(base, prompt, precision, recipe, notes, notes[:BATCH], folder)
 
 
 RECIPES: dict[str, Callable] = {"published": published, "ours": ours}

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import yaml
 
-from onelap.training import Recipe
+from onelap.recipe import Recipe
 
 TOY_RECIPE = Recipe(
     epochs=1.0,

@@ -17,7 +17,8 @@ from onelap.precision import Precision, check_formats, choose_precision
 from onelap.prompts import build_prompt
 from onelap.runs import Run, read_lines
 from onelap.scoring import check_probe, leave_probe, load_finite_base, score
-from onelap.training import SPELLING, TARGETS, add_lora, build_trainer, prepare_trainer, train
+from onelap.trainer import SPELLING
+from onelap.training import TARGETS, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 KINDS = sorted(TOY_WORDS)
@@ -30,9 +31,11 @@ def built(toy_base, tmp_path):
     notes["part"] = ["train"] * 20 + ["validation"] * 8 + ["test"] * 8
     run.write_dataset(notes, {"kinds": KINDS})
     prompt = build_prompt(load_tokenizer(toy_base), KINDS, 160)
-    precision = choose_precision()
-    model = add_lora(load_base(toy_base, precision), TOY_RECIPE)
-    return build_trainer(model, prompt, precision, TOY_RECIPE, *parts_of(run), run.training_path), prompt, run
+    return (
+        prepare_trainer(toy_base, prompt, choose_precision(), TOY_RECIPE, *parts_of(run), run.training_path),
+        prompt,
+        run,
+    )
 
 
 def parts_of(run):
@@ -111,9 +114,7 @@ def test_the_micro_batch_changes_nothing(built, toy_base, tmp_path):
     def losses(micro_batch, effective_batch):
         recipe = replace(TOY_RECIPE, micro_batch=micro_batch, effective_batch=effective_batch, lora_dropout=0.0)
         folder, precision = tmp_path / str(micro_batch), choose_precision()
-        trainer = build_trainer(
-            add_lora(load_base(toy_base, precision), recipe), prompt, precision, recipe, *parts_of(run), folder
-        )
+        trainer = prepare_trainer(toy_base, prompt, precision, recipe, *parts_of(run), folder)
         return train(trainer, folder / "adapter", 600)["loss"].dropna().to_numpy()
 
     np.testing.assert_allclose(losses(3, 6), losses(6, 6), rtol=1e-3)
@@ -171,8 +172,7 @@ def test_the_same_seed_trains_the_same_adapter_and_another_one_another(built, to
     def predictions(seed):
         recipe, precision = replace(TOY_RECIPE, seed=seed), choose_precision()
         folder = tmp_path / f"{seed} {len(list(tmp_path.iterdir()))}"
-        model = add_lora(load_base(toy_base, precision), recipe)
-        train(build_trainer(model, prompt, precision, recipe, *parts_of(run), folder), folder / "adapter", 600)
+        train(prepare_trainer(toy_base, prompt, precision, recipe, *parts_of(run), folder), folder / "adapter", 600)
         return score(load_adapter(load_base(toy_base, precision), folder / "adapter"), prompt, texts, 4)[0]
 
     first = predictions(0)

@@ -23,7 +23,9 @@ One module a subject, in the order in which a lap uses them:
     models       loading the base in 4 bits, adapters
     endpoint     a general model behind a server on this machine
     scoring      the probability of every kind, in one forward pass
-    training     QLoRA through TRL
+    recipe       what a training is asked to do
+    trainer      TRL's trainer for our question: loss, memory, checkpoints
+    training     QLoRA, from base and notes to an adapter
     callbacks    its log, its end when time is up
     checkpoints  whole or not at all, and nothing pickled
     train        the training alone, for several processes

@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> None:
     if old and options.run and not options.force_new:
         raise UserError("--run names the folder of a new run: it does not go with --resume, but for --force-new")
     params = find_path(options.params) if options.params else None
-    if old:
-        old.require(old.params_path, "onelap run")
+    if old and not old.parameters:
+        raise UserError(f"{old.params_path}: expected the parameters of this run, found none")
     parameters, problems = read_parameters(params or old.parameters, options.parameter)
     problems += resolve_inputs(parameters)
     _refuse(problems, params)
@@ -127,7 +127,8 @@ def plan(options: argparse.Namespace) -> None:
     params = find_path(options.params)
     parameters, problems = read_parameters(params, options.parameter)
     _refuse(problems, params)
-    expected, setting = forecast(parameters, choose_precision(parameters["precision"])), Setting.of(parameters)
+    precision = choose_precision(parameters["precision"])
+    expected, setting = forecast(parameters, precision), Setting.of(parameters)
     parts, hours = expected.cost(setting)
     print(f"{parameters['base_model']}, {len(expected.notes)} notes to train on, {setting.epochs:g} epochs")
     for part, size in (parts | {"together": sum(parts.values())}).items():
@@ -135,7 +136,7 @@ def plan(options: argparse.Namespace) -> None:
     print(f"    {'there is':30} {expected.memory_gb:6.2f} GB {expected.on}")
     print(f"    {'training':30} {hours:6.2f} hours of {expected.hours:g}, at {expected.rate / 1e12:.2g} TFLOP/s")
     if expected.here and is_here(parameters["base_model"]):
-        hours, peak = rehearse(parameters, choose_precision(parameters["precision"]))
+        hours, peak = rehearse(parameters, precision)
         print(f"    {'some real steps say':30} {hours:6.2f} hours, {peak:.2f} GB at the peak")
     if not any(expected.exceeded(setting)):
         return print("It fits.")

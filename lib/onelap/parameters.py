@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from papermill import inspect_notebook
 
 from onelap import PROJECT, UserError
+from onelap.runs import read_yaml
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("0*.ipynb"))
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
@@ -106,20 +106,10 @@ def accumulation_steps(effective_batch: int, micro_batch: int) -> int:
 
 
 def _read_file(path: Path) -> dict[str, object]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         known = ", ".join(sorted(f"params/{file.name}" for file in (PROJECT / "params").glob("*.yaml")))
-        raise UserError(f"{path}: no such parameter file; there are {known}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a YAML file in UTF-8, could not read it: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected lines `name: value`, found a {type(content).__name__}")
-    return {str(name): value for name, value in content.items()}
+        raise UserError(f"{path}: no such parameter file; there are {known}")
+    return {str(name): value for name, value in read_yaml(path).items()}
 
 
 def _converted(text: str, kind: type) -> object | None:

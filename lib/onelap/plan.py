@@ -1,7 +1,7 @@
 """How much memory and time a training takes, before it is started.
 
 Memory is predicted from a model's shape, by the parts named in `memory`; hours from the
-notes' tokens at a device's rate, or in 03_train from some real steps on the longest batches.
+notes' tokens at a device's rate, or from some real steps on the longest batches where the base is here.
 All sizes are in units of 10⁹ bytes (GB), all rates in floating-point operations a second.
 """
 
@@ -23,6 +23,7 @@ from onelap.models import is_here, load_tokenizer, locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes, read_notes
 from onelap.precision import Precision
 from onelap.prompts import Prompt, build_prompt
+from onelap.recipe import Recipe
 from onelap.runs import read_json
 
 EMBEDDED = str(PROJECT / "data" / "embedded_base")
@@ -352,7 +353,7 @@ def forecast(parameters: dict, precision: Precision) -> Forecast:
 
 def rehearse(parameters: dict, precision: Precision) -> tuple[float, float]:
     """Hours of training and GB at the peak, from some real steps on the longest notes; the base must be here."""
-    from onelap.training import Recipe, prepare_trainer  # takes seconds, which a forecast need not wait for
+    from onelap.training import prepare_trainer  # takes seconds, which a forecast need not wait for
 
     notes, prompt = _notes_and_prompt(parameters)
     tested, validated = (round(len(notes) * parameters[f"{part}_share"]) for part in ("test", "validation"))

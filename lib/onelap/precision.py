@@ -38,6 +38,8 @@ class Precision:
     @property
     def safe(self) -> "Precision":
         """What always works on this device, if slowly: float32 throughout."""
+        if self.compute == torch.float32:
+            return self
         return Precision(self.device, torch.float32, bf16=False, fp16=False, why="float32: wide enough for any model")
 
     @property

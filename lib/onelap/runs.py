@@ -81,6 +81,21 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def read_yaml(path: Path) -> dict:
+    """Raises UserError where the file is no YAML of lines `name: value`; an empty one holds nothing."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a YAML file in UTF-8, could not read it: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected lines `name: value`, found a {type(content).__name__}")
+    return content
+
+
 def hash_files(*paths: Path) -> str:
     """SHA-256 over the contents of the files, and of all files in the folders, in the given order."""
     digest = hashlib.sha256()
@@ -166,14 +181,7 @@ class Run:
 
         Raises UserError for a damaged file.
         """
-        if not self.params_path.exists():
-            return {}
-        try:
-            found = yaml.safe_load(self.params_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{self.params_path}: expected YAML, could not read it: {error}") from None
-        if not isinstance(found, dict):
-            raise UserError(f"{self.params_path}: expected lines `name: value`, found a {type(found).__name__}")
+        found = read_yaml(self.params_path) if self.params_path.exists() else {}
         return {name: value for name, value in found.items() if name != "run_dir"}
 
     @property

@@ -13,8 +13,9 @@ from pathlib import Path
 from onelap.models import load_tokenizer, locate_base
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
+from onelap.recipe import Recipe
 from onelap.runs import Run
-from onelap.training import Recipe, prepare_trainer, train
+from onelap.training import prepare_trainer, train
 
 
 def main() -> None:
