@@ -10,10 +10,9 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
 import yaml
 
-from onelap.endpoint import ANSWER_TOKENS, parse_answer
+from onelap.generation import generate, parse_answer
 from onelap.models import load_adapter, load_base, load_tokenizer, locate_base
 from onelap.notes import Fields, locate_notes, read_notes
 from onelap.precision import choose_precision
@@ -21,18 +20,6 @@ from onelap.prompts import MEANINGS, build_prompt
 from onelap.scoring import score
 
 BATCH = 16
-
-
-@torch.no_grad()
-def generate(model, prompt, texts: list[str], batch: int) -> list[str]:
-    """Answers as a chat program would get them: greedy, some tokens, decoded."""
-    answers = []
-    for first in range(0, len(texts), batch):
-        encoded = [prompt.encode(text) for text in texts[first : first + batch]]
-        padded = prompt.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(model.device)
-        out = model.generate(**padded, max_new_tokens=ANSWER_TOKENS, do_sample=False)
-        answers += prompt.tokenizer.batch_decode(out[:, padded["input_ids"].shape[1] :], skip_special_tokens=True)
-    return answers
 
 
 def measure(model, prompt, texts: list[str], rounds: int) -> None:
@@ -43,7 +30,7 @@ def measure(model, prompt, texts: list[str], rounds: int) -> None:
         f"generate, batches of {BATCH}": lambda: generate(model, prompt, texts, BATCH),
     }
     seconds = {name: [] for name in ways}
-    *_, answers = [way() for way in ways.values()]  # warm; the answers are the same every time
+    *_, (answers, _) = [way() for way in ways.values()]  # warm; the answers are the same every time
     for _ in range(rounds):
         for name, way in ways.items():
             start = time.perf_counter()

@@ -3,14 +3,17 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 
+from onelap.history import list_runs
 from onelap.recipe import Recipe
 
 TOY_RECIPE = Recipe(
@@ -81,26 +84,54 @@ def toy_base(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def toy_params(tmp_path, toy_base) -> Path:
+def write_toy_params(folder: Path, base: Path) -> Path:
     """A parameter file for a lap of seconds: toy notes, toy base."""
     parameters = {
-        "notes_path": str(write_jsonl(tmp_path / "notes.jsonl", toy_notes(150))),
-        "base_model": str(toy_base),
-        "split_dir": str(tmp_path / "splits"),
+        "notes_path": str(write_jsonl(folder / "notes.jsonl", toy_notes(150))),
+        "base_model": str(base),
+        "split_dir": str(folder / "splits"),
         "max_length": 192,
         "epochs": 1.0,
         "evaluations": 2,
         "checkpoint_minutes": 0.0,
         "test_share": 0.3,
     }
-    path = tmp_path / "toy.yaml"
+    path = folder / "toy.yaml"
     path.write_text(yaml.safe_dump(parameters), encoding="utf-8")
     return path
 
 
 @pytest.fixture
-def hostile_vault(tmp_path) -> Path:
+def toy_params(tmp_path, toy_base) -> Path:
+    """A parameter file for a lap of seconds."""
+    return write_toy_params(tmp_path, toy_base)
+
+
+@pytest.fixture(scope="session")
+def lap(toy_base, tmp_path_factory):
+    """A lap on the toy notes in the midst of a vault of hostile files, killed in training and taken up again.
+
+    The run folder and the finished process. Nothing may be changed in it.
+    """
+    home = tmp_path_factory.mktemp("lap")
+    params, vault = write_toy_params(home, toy_base), write_hostile_vault(home / "vault")
+    shutil.move(home / "notes.jsonl", vault)
+    folder = home / "outputs" / "toy"
+    command = [Path(sys.executable).with_name("onelap"), "run", params, "--run", folder]
+    process = subprocess.Popen([*command, "-p", f"notes_path={vault}"], stdout=subprocess.DEVNULL)
+    while not list(folder.glob("training/checkpoint-*/complete.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    (killed,) = list_runs(folder.parent).itertuples()
+    assert killed.status == "killed"
+    result = run_onelap("run", "--resume", folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def write_hostile_vault(folder: Path) -> Path:
     """One of everything that a careless decade leaves in a folder."""
     content = {
         "good.md": b"---\nkind: lesson\n---\nAsk before cutting.",
@@ -132,7 +163,6 @@ def hostile_vault(tmp_path) -> Path:
         "Templates/new.md": b"---\nkind: lesson\n---\n{{title}}",
         "_attachments/scan.txt": b"---\nkind: lesson\n---\nscan",
     }
-    folder = tmp_path / "vault"
     for name, data in content.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -147,14 +177,21 @@ def hostile_vault(tmp_path) -> Path:
 
 
 @pytest.fixture
-def onelap():
+def hostile_vault(tmp_path) -> Path:
+    """A folder with one of everything."""
+    return write_hostile_vault(tmp_path / "vault")
+
+
+def run_onelap(*arguments: object, **options) -> subprocess.CompletedProcess:
     """The installed command, run as a user would: returns the finished process."""
+    command = [str(Path(sys.executable).with_name("onelap")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=280, **options)
 
-    def call(*arguments: object, **options) -> subprocess.CompletedProcess:
-        command = [str(Path(sys.executable).with_name("onelap")), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=280, **options)
 
-    return call
+@pytest.fixture
+def onelap():
+    """`run_onelap`."""
+    return run_onelap
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -17,7 +15,6 @@ import pytest
 
 from onelap import PROJECT
 from onelap.evaluation import UNTUNED
-from onelap.history import list_runs
 from onelap.parameters import NOTEBOOKS
 
 STEMS = [path.stem for path in NOTEBOOKS]
@@ -25,26 +22,7 @@ ARM_FILES = {"metrics.json", "predictions.jsonl", "validation.jsonl"}
 ARMS = ["majority", "markup", "tfidf", *UNTUNED, "qlora"]
 
 
-@pytest.fixture
-def lap(onelap, toy_params, hostile_vault, tmp_path):
-    """A lap on the toy notes in the midst of a vault of hostile files, killed in training and taken up again."""
-    shutil.move(tmp_path / "notes.jsonl", hostile_vault)
-    folder = tmp_path / "outputs" / "toy"
-    command = [Path(sys.executable).with_name("onelap"), "run", toy_params, "--run", folder]
-    process = subprocess.Popen([*command, "-p", f"notes_path={hostile_vault}"], stdout=subprocess.DEVNULL)
-    while not list(folder.glob("training/checkpoint-*/complete.json")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    (killed,) = list_runs(folder.parent).itertuples()
-    assert killed.status == "killed"
-    result = onelap("run", "--resume", folder)
-    assert result.returncode == 0, result.stderr
-    return folder, result
-
-
-def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
+def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap, tmp_path):
     folder, result = lap
     inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     checkpoints = {name for name in inside if name.startswith("training/checkpoint-")}
@@ -76,7 +54,7 @@ def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap):
     check_notebooks(folder)
     check_numbers_without_the_library(folder, comparison)
     check_listing(folder, onelap, comparison)
-    check_two_runs(folder, onelap)
+    check_two_runs(folder, onelap, tmp_path)
 
 
 def check_resumed(result, folder):
@@ -196,12 +174,11 @@ def proportion_interval(hits, n, z=1.959963984540054):
     return (share + z * z / (2 * n) - width) / (1 + z * z / n), (share + z * z / (2 * n) + width) / (1 + z * z / n)
 
 
-def check_two_runs(folder, onelap):
-    other = folder.parent / "other"
-    shutil.copytree(folder, other)
+def check_two_runs(folder, onelap, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
     params = (other / "params.yaml").read_text(encoding="utf-8")
     (other / "params.yaml").write_text(params.replace("epochs: 1.0", "epochs: 2.0"), encoding="utf-8")
-    told = onelap("runs", "toy", "other", "--outputs", folder.parent).stdout.splitlines()
+    told = onelap("runs", "toy", other, "--outputs", folder.parent).stdout.splitlines()
     assert told[0] == "epochs: 1.0 → 2.0"
     assert [line.partition(":")[0] for line in told[1:]] == [*sorted(ARMS[:-1]), "qlora"]
     assert told[-1].endswith("(+0 points, 95 % interval 0 to 0; cannot_tell)")

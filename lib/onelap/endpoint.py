@@ -15,12 +15,11 @@ import numpy as np
 import psutil
 
 from onelap import UserError
-from onelap.markup import normalize
+from onelap.generation import ANSWER_TOKENS, parse_answer
 from onelap.prompts import question
 
 TIMEOUT = 60.0  # seconds a request; a first one may load the model
 ATTEMPTS = 3
-ANSWER_TOKENS = 16
 
 
 def check_address(url: str, allow_upload: bool) -> str:
@@ -101,19 +100,6 @@ def _reply(client: httpx.Client, url: str, model: str, prompt: str, counts: Coun
         ) as error:
             failed = str(error) or type(error).__name__, "error"
     return failed
-
-
-def parse_answer(answer: str, kinds: list[str]) -> str:
-    """The one kind that an answer names; empty where it names none or several."""
-    said = _words(answer)
-    named = {kind for kind in kinds if re.search(rf"(?<![a-z]){re.escape(_words(kind))}s?(?![a-z])", said)}
-    # "design decision" names "decision" too: the longer one is meant.
-    named = {kind for kind in named if not any(kind != other and kind in other for other in named)}
-    return named.pop() if len(named) == 1 else ""
-
-
-def _words(text: str) -> str:
-    return normalize(re.sub(r"[\W_]+", " ", text))
 
 
 def _is_here(host: str) -> bool:

@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from onelap import UserError
+from onelap.progress import told
 
 CHEAP = ["majority", "markup", "tfidf", "embeddings"]
 UNTUNED = ["base", "base_unbiased", "base_few_shot", "base_few_shot_unbiased"]
@@ -47,17 +48,23 @@ def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: lis
 
 
 def assess(
-    validation: pd.DataFrame, test: pd.DataFrame, probabilities: np.ndarray, seconds: float, kinds: list[str]
+    validation: pd.DataFrame,
+    test: pd.DataFrame,
+    probabilities: np.ndarray,
+    seconds: float,
+    memory_gb: dict[str, float | None],
+    kinds: list[str],
 ) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
     """One arm's predictions and metrics on the test notes, and its validation predictions, for `Run.write_arm`.
 
-    probabilities: (validation notes + test notes, kinds). The accuracy on the validation notes is
-    among the metrics: choices between arms are made on it, never on the test.
+    probabilities: (validation notes + test notes, kinds); memory_gb: `PeakMemory.gb` of making them. The
+    accuracy on the validation notes is among the metrics: choices between arms are made on it, never on the test.
     """
     chosen_on = predictions_table(validation, probabilities[: len(validation)], kinds, seconds)
     predictions = predictions_table(test, probabilities[len(validation) :], kinds, seconds)
     metrics = measure(predictions, test["cluster"], kinds)
-    return predictions, metrics | {"validation_accuracy": rate(_right(chosen_on))}, chosen_on
+    metrics |= {"validation_accuracy": rate(_right(chosen_on)), "peak_memory_gb": memory_gb}
+    return predictions, metrics, chosen_on
 
 
 def best_on_validation(metrics: dict[str, dict], arms: list[str]) -> str:
@@ -335,6 +342,30 @@ def arms_table(metrics: dict[str, dict]) -> pd.DataFrame:
             for arm, measured in metrics.items()
         }
     ).T
+
+
+def cost_table(metrics: dict[str, dict], notes: int) -> pd.DataFrame:
+    """One row an arm, for reading: time and memory, and how long so many notes take; the slowest last."""
+    seconds = {arm: measured["seconds_per_note"] for arm, measured in metrics.items()}
+    memory = {arm: measured["peak_memory_gb"] for arm, measured in metrics.items()}
+    if generating := metrics["qlora"]["generating"]:
+        name = "qlora, generated and parsed"
+        seconds[name], memory[name] = generating["seconds_per_note"], generating["peak_memory_gb"]
+    table = {
+        arm: {
+            "notes a second": f"{1 / seconds[arm]:,.3g}",
+            "seconds a note": f"{seconds[arm]:.2g}",
+            f"{notes:,} notes": told(seconds[arm] * notes),
+            "GB of the process": _gb(memory[arm]["process"]),
+            "GB of the card": _gb(memory[arm]["card"]),
+        }
+        for arm in sorted(seconds, key=seconds.get)
+    }
+    return pd.DataFrame(table).T
+
+
+def _gb(size: float | None) -> str:
+    return "–" if size is None else f"{size:.2f}"
 
 
 def rates_table(metrics: dict, kinds: list[str]) -> pd.DataFrame:

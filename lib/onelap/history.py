@@ -60,6 +60,18 @@ def find_run(name: str, outputs: Path) -> Run:
     raise UserError(f"{name}: expected a run's folder or its name below {outputs}, found no run.json there")
 
 
+def newest_good_run(outputs: Path) -> Run:
+    """The newest run that was finished, and whose verdict is not `worse`. Raises UserError where there is none."""
+    for name in list_runs(outputs).query("status == 'done'")["run"]:
+        run = Run(outputs / name)
+        if run.adapter_path.exists() and read_json(run.comparison_path)["verdict"] != "worse":
+            return run
+    raise UserError(
+        f"expected a finished run below {outputs} whose verdict is not `worse`, found none; `onelap run "
+        "params/embedded.yaml` makes one, and --run names one that lies elsewhere"
+    )
+
+
 def differences(a: Run, b: Run) -> pd.DataFrame:
     """What differs in parameters, hashes, versions, code and machine; columns `what, a, b`."""
     said = [_flat(run.parameters) | _flat({name: run.record.get(name) for name in COMPARED}) for run in (a, b)]

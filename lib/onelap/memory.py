@@ -1,6 +1,7 @@
 """Memory of card and process: a cap, so that none is spilled, and smaller pieces where it runs out."""
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 import psutil
@@ -8,6 +9,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 SPARE_GB = 0.3  # of the free memory, left to the screen and to the driver
+SAMPLED = 0.02  # seconds between looks at a process's memory
 
 
 def cap_memory(device: str) -> None:
@@ -34,6 +36,35 @@ def peak_memory_gb() -> float:
     import resource
 
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
+
+
+class PeakMemory:
+    """The most that was in use within a `with` block, libraries included."""
+
+    gb: dict[str, float | None]
+    """Of `process` and of `card` (None where there is none), in 10⁹ bytes; known after the block."""
+
+    def __enter__(self):
+        self.ended, self.most = threading.Event(), 0
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.watch = threading.Thread(target=self._watch, daemon=True)
+        self.watch.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.watch.join()
+        card = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else None
+        self.gb = {"process": round(self.most / 1e9, 3), "card": card and round(card, 3)}
+
+    def _watch(self) -> None:
+        # The system's own peak is of the whole life of the process, not of this block.
+        process = psutil.Process()
+        while True:
+            self.most = max(self.most, process.memory_info().rss)
+            if self.ended.wait(SAMPLED):
+                return
 
 
 def ran_out(error: Exception) -> bool:

@@ -4,7 +4,6 @@ A note becomes one row `id, text, kind, source, texture`; what is not known is e
 be read is listed with its reason, never dropped silently; nothing on disk is changed.
 """
 
-import csv
 import difflib
 import hashlib
 import json
@@ -17,13 +16,13 @@ import pandas as pd
 import py3langid
 
 from onelap import UserError, find_path
+from onelap.dates import written_on
 from onelap.decoding import Unreadable
 from onelap.files import MAX_BYTES, files_below, read_text
 from onelap.markup import kinds_of_tags, named_after, normalize, plain, single, split_front_matter, tags_of
+from onelap.rows import ROW_SUFFIXES, rows_of, value_of
 
 TEXT_SUFFIXES = {".md", ".markdown", ".txt"}
-LINES_SUFFIXES = {".jsonl", ".ndjson"}
-TABLE_SUFFIXES = {".csv"}
 FIELD_PARAMETERS = ("kinds", "text_field", "kind_field", "source_field", "texture_field", "textures")
 LABELS_SUFFIX = ".labels.jsonl"
 LISTED = 5  # files with an unknown kind that an error names, of each such kind
@@ -50,24 +49,29 @@ class Fields:
         named = _names("kinds", kinds, at_least=2), text_field, kind_field, source_field, texture_field
         return cls(*named, _names("textures", textures, at_least=1))
 
+    @classmethod
+    def of(cls, stored: dict) -> "Fields":
+        """From what `dataclasses.asdict` made of it, after a way through JSON."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+
 
 @dataclass(frozen=True)
 class Reading:
     """What was found. Files and rows found = notes + the sum of `skipped["count"]`."""
 
     notes: pd.DataFrame
-    """`id, text, kind, source, texture, encoding`, sorted by id."""
+    """`id, text, kind, source, texture, encoding, written`, sorted by id; the last is an ISO date."""
     skipped: pd.DataFrame
     """`where, count, reason`."""
     removed: Counter
     """How often something was taken out of a text that gave its kind away, by what it was."""
     unlabelled: pd.DataFrame
-    """`id, text, source` of what has a text and no kind; these are counted in `skipped` too."""
+    """`id, text, source, written` of what has a text and no kind; these are counted in `skipped` too."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of the labelled notes: ids, texts, kinds, sources, textures."""
-        rows = self.notes.drop(columns="encoding").to_json(orient="values")
+        rows = self.notes.drop(columns=["encoding", "written"]).to_json(orient="values")
         return hashlib.sha256(rows.encode()).hexdigest()
 
 
@@ -76,7 +80,7 @@ def locate_notes(name: str) -> Path:
     if not name.strip():
         raise UserError("notes_path: expected a folder or a file, found nothing; is a shell variable unset?")
     path = find_path(name)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in LINES_SUFFIXES | TABLE_SUFFIXES):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in ROW_SUFFIXES):
         return path
     if path.exists():
         raise UserError(f"notes_path {path}: expected a folder or a .jsonl or .csv file, found {path.name}")
@@ -121,13 +125,13 @@ def read_all(path: Path, fields: Fields) -> Reading:
         else:
             removed += gone
             notes.append(result)
-    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "texture", "encoding"])
+    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "texture", "encoding", "written"])
     _refuse_unknown_kinds(table, fields)
     return Reading(
         table.sort_values("id", ignore_index=True),
         pd.DataFrame(skipped, columns=["where", "count", "reason"]),
         removed,
-        pd.DataFrame(unlabelled, columns=["id", "text", "source"]).sort_values("id", ignore_index=True),
+        pd.DataFrame(unlabelled, columns=["id", "text", "source", "written"]).sort_values("id", ignore_index=True),
     )
 
 
@@ -209,7 +213,7 @@ Found = tuple[str, int, dict | str]
 
 def _below(folder: Path, fields: Fields) -> Iterator[Found]:
     for path, count, reason in files_below(folder):
-        where = _printable(path.relative_to(folder).as_posix())
+        where = printable(path.relative_to(folder).as_posix())
         suffix = path.suffix.lower()
         if reason:
             yield where, count, reason
@@ -217,13 +221,13 @@ def _below(folder: Path, fields: Fields) -> Iterator[Found]:
             yield where, 1, "kinds given with onelap label"
         elif suffix in TEXT_SUFFIXES:
             yield where, 1, _text_file(path, where, fields)
-        elif suffix in LINES_SUFFIXES | TABLE_SUFFIXES:
+        elif suffix in ROW_SUFFIXES:
             yield from _inside(path, f"{where} ", _said_by_folders(where, fields), fields)
         else:
             yield where, 1, f"no note: {suffix or 'without'} suffix"
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file's name as text; Linux allows any bytes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
@@ -248,7 +252,10 @@ def _text_file(path: Path, where: str, fields: Fields) -> dict | str:
         return str(reason)
     head, text, sound = split_front_matter(content)
     note = _note(where, head | {fields.text: text}, _said_by_folders(where, fields), encoding, fields)
-    if not sound and isinstance(note, dict):
+    if isinstance(note, str):
+        return note
+    note["written"] = written_on(head, path.stem, path)
+    if not sound:
         note["why_no_kind"] = "broken front matter, and no kind elsewhere"
     return note
 
@@ -260,9 +267,8 @@ def _inside(path: Path, prefix: str, said: dict[str, str], fields: Fields) -> It
     except Unreadable as reason:
         yield prefix.strip() or path.name, 1, str(reason)
         return
-    rows = _table_rows(content) if path.suffix.lower() in TABLE_SUFFIXES else _json_rows(content)
     found = 0
-    for number, count, values in rows:
+    for number, count, values in rows_of(path, content):
         found += count
         where = f"{prefix}line {number}"
         if isinstance(values, dict):
@@ -275,45 +281,9 @@ def _inside(path: Path, prefix: str, said: dict[str, str], fields: Fields) -> It
         yield prefix.strip() or path.name, 1, "no rows"
 
 
-def _json_rows(content: str) -> Iterator[tuple[int, int, dict | str]]:
-    """(line, rows, values or reason)."""
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            yield number, 1, "not JSON"
-            continue
-        yield number, 1, values if isinstance(values, dict) else "not a JSON object"
-
-
-def _table_rows(content: str) -> Iterator[tuple[int, int, dict | str]]:
-    """(line, rows, values or reason) below a header; commas, semicolons or tabs, whichever the header has most of."""
-    csv.field_size_limit(MAX_BYTES)
-    lines = content.split("\n")
-    delimiter = max(",;\t", key=lines[0].count)
-    names, at = next(csv.reader(lines[:1], delimiter=delimiter), []), 1
-    while at < len(lines):
-        # Strict, so that a quote that is never closed is an error in its row, not the end of the table.
-        reader = csv.reader((line + "\n" for line in lines[at:]), delimiter=delimiter, strict=True)
-        read = 0
-        try:
-            for row in reader:
-                read = reader.line_num
-                if len(row) == len(names):
-                    yield at + read, 1, dict(zip(names, row, strict=True))
-                elif row:
-                    yield at + read, 1, f"{len(row)} columns under a header of {len(names)}"
-            return
-        except csv.Error as error:
-            at += read + 1
-            yield at, 1, f"broken row: {error}"
-
-
 def _note(identity: str, values: dict, said: dict[str, str], encoding: str, fields: Fields) -> dict | str:
     """The note, or the reason why these values are none; what they leave blank is taken from `said`."""
-    text, kind = _value(values, fields.text), _value(values, fields.kind)
+    text, kind = value_of(values, fields.text), value_of(values, fields.kind)
     if not isinstance(text, str) or not text.strip():
         return "no text" if fields.text in values else f"no field `{fields.text}`"
     if len(text) > MAX_BYTES:
@@ -331,20 +301,12 @@ def _note(identity: str, values: dict, said: dict[str, str], encoding: str, fiel
         "id": identity,
         "text": text,
         "kind": normalize(named),
-        "source": single(_value(values, fields.source)) or said.get(fields.source, ""),
-        "texture": normalize(single(_value(values, fields.texture)) or said.get(fields.texture, "")),
+        "source": single(value_of(values, fields.source)) or said.get(fields.source, ""),
+        "texture": normalize(single(value_of(values, fields.texture)) or said.get(fields.texture, "")),
         "encoding": encoding,
+        "written": written_on(values),
         "why_no_kind": f"tags of several kinds: {', '.join(tagged)}" if tagged else "no kind",
     }
-
-
-def _value(values: dict, field: str) -> object:
-    """The field's value, whatever the case of its name."""
-    if field in values:
-        return values[field]
-    return next(
-        (value for name, value in values.items() if isinstance(name, str) and name.lower() == field.lower()), None
-    )
 
 
 def _is_unicode(text: str) -> bool:

@@ -185,6 +185,14 @@ class Run:
         return {name: value for name, value in found.items() if name != "run_dir"}
 
     @property
+    def asked(self) -> dict:
+        """`base_model, max_length, score_batch`: how 04_evaluate asked the adapter. Raises UserError before that."""
+        found = self.record.get("asked")
+        if not found:
+            raise UserError(f"{self.path}: expected a run that was evaluated, found none; 04_evaluate does that")
+        return found
+
+    @property
     def record(self) -> dict:
         """The content of run.json."""
         return read_json(self.record_path) if self.record_path.exists() else {}

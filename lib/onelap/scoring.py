@@ -25,36 +25,53 @@ PROBE_NOTES, PROBE_BATCH = 32, 8
 PARITY = 1e-3  # in probability; a reloaded adapter differs by rounding only
 
 
-@torch.no_grad()
-def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.ndarray, float]:
-    """Probabilities of shape (notes, kinds), in the order of `prompt.answers`, and seconds a note.
+class Scorer:
+    """One model asked with one prompt: what stands before the notes is computed when it is made."""
 
-    p(kind) is the softmax over the kinds of log p(answer tokens | prompt). Notes are batched
-    by length, which saves padding and does not depend on their order. Raises FloatingPointError
-    where the model overflows.
-    """
-    model.eval()
-    start = time.perf_counter()
-    rests = [prompt.rest(text) for text in texts]
-    by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
-    probabilities = np.empty((len(texts), len(prompt.answers)))
-    prefix = model(input_ids=torch.tensor([prompt.before], device=model.device), use_cache=True).past_key_values
-    progress, done = ProgressLine(len(texts), "note", after=10.0), 0
+    @torch.no_grad()
+    def __init__(self, model, prompt: Prompt, batch_size: int):
+        self.model, self.prompt = model.eval(), prompt
+        self.pieces = Pieces(batch_size)
+        before = torch.tensor([prompt.before], device=model.device)
+        self.prefix = model(input_ids=before, use_cache=True).past_key_values
 
-    def probabilities_of(chosen: list[int]) -> np.ndarray:
-        nonlocal done
-        inputs = lay_out(prompt, [rests[index] for index in chosen], model.device, len(prompt.before))
-        cache = copy.deepcopy(prefix)  # the model appends to it
-        cache.batch_repeat_interleave(len(chosen))
-        scores = answer_log_likelihoods(model, prompt, inputs, past_key_values=cache)
+    def probabilities(self, texts: list[str]) -> np.ndarray:
+        """(notes, kinds), in the order of `prompt.answers`: the softmax over the kinds of log p(answer | prompt).
+
+        Notes are batched by length, which saves padding and does not depend on their order. Raises
+        FloatingPointError where the model overflows.
+        """
+        rests = [self.prompt.rest(text) for text in texts]
+        by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
+        progress, done = ProgressLine(len(texts), "note", after=10.0), 0
+
+        def of(chosen: list[int]) -> np.ndarray:
+            nonlocal done
+            found = self._in_one_pass([rests[index] for index in chosen])
+            done += len(chosen)
+            progress.show(done)
+            return found
+
+        probabilities = np.empty((len(texts), len(self.prompt.answers)))
+        probabilities[by_length] = np.concatenate(self.pieces.each(of, by_length))
+        return probabilities
+
+    @torch.no_grad()
+    def _in_one_pass(self, rests: list[list[int]]) -> np.ndarray:
+        inputs = lay_out(self.prompt, rests, self.model.device, len(self.prompt.before))
+        cache = copy.deepcopy(self.prefix)  # the model appends to it
+        cache.batch_repeat_interleave(len(rests))
+        scores = answer_log_likelihoods(self.model, self.prompt, inputs, past_key_values=cache)
         if not torch.isfinite(scores).all():
-            raise FloatingPointError(f"the model gives scores that are not finite in {model.dtype}")
-        done += len(chosen)
-        progress.show(done)
+            raise FloatingPointError(f"the model gives scores that are not finite in {self.model.dtype}")
         # A long answer's likelihood is soon too small for float32, and nothing is impossible.
         return torch.softmax(scores.double(), dim=-1).clamp_min(LEAST).cpu().numpy()
 
-    probabilities[by_length] = np.concatenate(Pieces(batch_size).each(probabilities_of, by_length))
+
+def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.ndarray, float]:
+    """`Scorer.probabilities` of these texts, and seconds a note."""
+    start = time.perf_counter()
+    probabilities = Scorer(model, prompt, batch_size).probabilities(texts)
     return probabilities, (time.perf_counter() - start) / len(texts)
 
 

@@ -1,0 +1,222 @@
+"""What each command does. Libraries are imported where they are needed: `--help` and completion should not wait."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from onelap import PROJECT, UserError, find_path
+
+AHEAD = 8  # times the notes of a forward pass: read and put in order of length before they are sorted
+
+
+def run(options: argparse.Namespace) -> None:
+    """`onelap run`: the five notebooks, or what is left of them."""
+    from onelap.history import find_run
+    from onelap.parameters import read_parameters
+    from onelap.resume import check_unchanged, reopen
+    from onelap.runner import resolve_inputs, run_lap
+    from onelap.runs import Run, read_json
+
+    old = find_run(options.resume, PROJECT / "outputs") if options.resume else None
+    if old is None and (options.params is None or options.force_new):
+        raise UserError("expected PARAMS.yaml or --resume RUN; --force-new goes with the latter; see onelap run --help")
+    if old and options.run and not options.force_new:
+        raise UserError("--run names the folder of a new run: it does not go with --resume, but for --force-new")
+    params = find_path(options.params) if options.params else None
+    if old and not old.parameters:
+        raise UserError(f"{old.params_path}: expected the parameters of this run, found none")
+    parameters, problems = read_parameters(params or old.parameters, options.parameter)
+    problems += resolve_inputs(parameters)
+    _refuse(problems, params)
+    if old is None or options.force_new:
+        lap = Run.create(params.name if params else old.record["params"], parameters, options.run)
+    else:
+        lap = old
+    print(f"run folder: {lap.path}", flush=True)
+    with lap.locked():
+        if lap is old:
+            check_unchanged(old, parameters)
+            reopen(old)
+        run_lap(lap, parameters)
+    print(lap.path)
+    print(read_json(lap.comparison_path)["sentence"])
+
+
+def runs(options: argparse.Namespace) -> None:
+    """`onelap runs`: a table of all runs, newest first, or what differs between two."""
+    if options.run:
+        return _two_runs(options)
+    import pandas as pd
+
+    from onelap.history import list_runs
+
+    table = list_runs(options.outputs)
+    if table.empty:
+        raise UserError(f"no runs in {options.outputs} yet; `onelap run params/embedded.yaml` makes one")
+    for row in table.itertuples():
+        seconds = "" if pd.isna(row.seconds) else f"{row.seconds:.0f} s"
+        print(f"{row.run}  {row.status}  {row.params}  {seconds}\n    arms: {row.arms or 'none'}")
+        if row.result:
+            print(f"    {row.result}")
+
+
+def _two_runs(options: argparse.Namespace) -> None:
+    from onelap.evaluation import percent, points
+    from onelap.history import compare_runs, differences, find_run
+
+    if len(options.run) != 2:
+        raise UserError(f"expected two runs to compare, or none to list all; found {len(options.run)}")
+    a, b = (find_run(name, options.outputs) for name in options.run)
+    for row in differences(a, b).itertuples():
+        print(f"{row.what}: {row.a} → {row.b}")
+    for arm, pair in compare_runs(a, b).items():
+        gain = {name: points(value) for name, value in pair["difference"].items()}
+        before, after = (percent(run.read_arm(arm)[1]["accuracy"]["value"]) for run in (a, b))
+        interval = "{value:+d} points, 95 % interval {low} to {high}".format(**gain)
+        print(f"{arm}: {before} → {after} ({interval}; {pair['verdict']})")
+
+
+def fetch(options: argparse.Namespace) -> None:
+    """`onelap fetch`: download the base model that a parameter file names."""
+    os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub reads it
+    from onelap.models import fetch_base
+
+    parameters = _parameters(options)
+    name = str(parameters["base_model"])
+    if find_path(name).exists():
+        print(f"{name} is a folder on this machine; there is nothing to download")
+    else:
+        print(fetch_base(name))
+
+
+def plan(options: argparse.Namespace) -> None:
+    """`onelap plan`: memory and hours of a training; from real steps too, where the base is on this machine."""
+    from onelap.models import is_here
+    from onelap.plan import Setting, forecast, rehearse
+    from onelap.precision import choose_precision
+
+    parameters = _parameters(options)
+    precision = choose_precision(parameters["precision"])
+    expected, setting = forecast(parameters, precision), Setting.of(parameters)
+    parts, hours = expected.cost(setting)
+    print(f"{parameters['base_model']}, {len(expected.notes)} notes to train on, {setting.epochs:g} epochs")
+    for part, size in (parts | {"together": sum(parts.values())}).items():
+        print(f"    {part:30} {size:6.2f} GB")
+    print(f"    {'there is':30} {expected.memory_gb:6.2f} GB {expected.on}")
+    print(f"    {'training':30} {hours:6.2f} hours of {expected.hours:g}, at {expected.rate / 1e12:.2g} TFLOP/s")
+    if expected.here and is_here(parameters["base_model"]):
+        hours, peak = rehearse(parameters, precision)
+        print(f"    {'some real steps say':30} {hours:6.2f} hours, {peak:.2f} GB at the peak")
+    if not any(expected.exceeded(setting)):
+        return print("It fits.")
+    changed, changes = expected.proposal(setting)
+    if any(expected.exceeded(changed)):
+        print(f"It does not fit, not even with {', '.join(changes) or 'any change'}: it needs a smaller base_model.")
+    else:
+        print(f"It does not fit. It would with the changes that cost least: {', '.join(changes)}.")
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """`onelap doctor`: what would stop a lap on this machine, and the fix."""
+    import json
+    from dataclasses import asdict
+
+    from onelap.doctor import FAILURE, examine
+
+    checks = examine()
+    if options.json:
+        print(json.dumps([asdict(check) for check in checks], indent=2, ensure_ascii=False))
+    else:
+        for check in checks:
+            fix = f"\n{'':9}fix: {check.fix}" if check.fix else ""
+            print(f"{check.state:8} {check.subject}: {check.found}{fix}")
+    failures = [check.subject for check in checks if check.state == FAILURE]
+    if failures:
+        raise UserError(f"a lap would fail here, because of: {', '.join(failures)}; the fixes are above")
+
+
+def label(options: argparse.Namespace) -> None:
+    """`onelap label`: a walk through notes in the terminal."""
+    from onelap.labelling import Labelling, most_suspicious_first, most_useful_first, walk
+    from onelap.notes import FIELD_PARAMETERS, Fields, labels_path, locate_notes, read_all, read_labels
+    from onelap.parameters import read_parameters
+
+    if not sys.stdin.isatty():
+        raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
+    parameters, problems = read_parameters(None, options.parameter)
+    _refuse(problems)
+    path, fields = locate_notes(options.notes), Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
+    reading = read_all(path, fields)
+    if options.review:
+        queue = most_suspicious_first(reading.notes)
+        queue = queue[~queue["id"].isin(read_labels(path))]
+    else:
+        queue = most_useful_first(reading.unlabelled, reading.notes)
+    if queue.empty:
+        raise UserError(f"{path}: no note to {'review' if options.review else 'label'}")
+    walk(Labelling(queue, path), list(fields.kinds))
+    print(f"labels given so far: {len(read_labels(path))}, in {labels_path(path)}; every run on these notes reads them")
+
+
+def sort(options: argparse.Namespace) -> None:
+    """`onelap sort`: the kind of each note, on standard output as it is known; all else on standard error."""
+    from contextlib import redirect_stdout
+    from io import BufferedReader, FileIO
+
+    from onelap.answers import FORMATS, Tally
+    from onelap.history import find_run, newest_good_run
+    from onelap.inbox import Inbox, batches
+    from onelap.sorting import Sorter
+
+    if options.min_confidence is not None and not 0 <= options.min_confidence <= 1:
+        raise UserError(f"--min-confidence: expected 0 to 1, found {options.min_confidence:g}")
+    # A stream of its own: at the end, Python must not close one on which a thread still waits.
+    inbox = Inbox(options.path, BufferedReader(FileIO(0, closefd=False)))
+    outputs = PROJECT / "outputs"
+    lap = find_run(options.run, outputs) if options.run else newest_good_run(outputs)
+    print(f"sorting with {lap.path}", file=sys.stderr, flush=True)
+    with redirect_stdout(sys.stderr):  # libraries may say what they like, but not among the answers
+        sorter = Sorter.load(lap, options.min_confidence)
+    write, tally = FORMATS[options.format](sys.stdout, list(sorter.calibration.offsets)), Tally()
+    try:
+        for batch in batches(inbox.items(sorter.fields.text), AHEAD * sorter.scorer.pieces.size):
+            for item, answer in zip(batch, sorter.sort([item.text for item in batch]), strict=True):
+                write(item, answer)
+                tally.add(item, answer)
+            sys.stdout.flush()
+            tally.show()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f" after {tally.notes} notes; the answers above are whole") from None
+    tally.close(sorter.threshold, inbox.passed_over)
+
+
+def export(options: argparse.Namespace) -> None:
+    """`onelap export`: the adapter merged into its base, scored again, with a card."""
+    from onelap.evaluation import points
+    from onelap.export import export
+    from onelap.history import find_run
+
+    lap, folder = find_run(options.run, PROJECT / "outputs"), options.folder.expanduser().absolute()
+    print("merging, then scoring the test notes again", file=sys.stderr, flush=True)
+    found = export(lap, folder)
+    gap = {name: f"{points(value):+d}" for name, value in found["difference"].items()}
+    print(folder)
+    print(
+        f"{found['changed']} of {found['n']} answers differ from the adapter's ({gap['value']} points, 95 % interval "
+        f"{gap['low']} to {gap['high']}); the verdict is the same, and README.md there has the details"
+    )
+
+
+def _parameters(options: argparse.Namespace) -> dict:
+    from onelap.parameters import read_parameters
+
+    params = find_path(options.params)
+    parameters, problems = read_parameters(params, options.parameter)
+    _refuse(problems, params)
+    return parameters
+
+
+def _refuse(problems: list[str], params: Path | None = None) -> None:
+    if problems:
+        raise UserError((f"{params.name}: " if params else "") + "; ".join(problems))

@@ -1,0 +1,124 @@
+"""Sorting new notes with a run's adapter, which stays loaded: a note then costs one forward pass.
+
+from onelap.sorting import Sorter
+
+sorter = Sorter.load("outputs/20261121-090000_full")
+for answer in sorter.sort(["Water early; the midday sun burnt it.", "milk, eggs"]):
+    print(answer.kind, answer.confidence, answer.sure)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onelap import PROJECT, UserError
+from onelap.calibration import FILE as CALIBRATION
+from onelap.calibration import Calibration
+from onelap.history import find_run
+from onelap.markup import plain
+from onelap.models import load_adapter, load_base, load_tokenizer, locate_base
+from onelap.notes import Fields
+from onelap.precision import choose_precision
+from onelap.prompts import build_prompt
+from onelap.runs import Run, hash_files
+from onelap.scoring import Scorer
+
+DIGITS = 4  # of a probability; what is beyond depends on the notes that were scored beside it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What kind a note is of."""
+
+    kind: str | None
+    """The likeliest; None for a note without words, or one that the model cannot score."""
+    confidence: float
+    """Its probability; 0 where there is no kind."""
+    probabilities: dict[str, float]
+    sure: bool
+    """Whether the confidence reaches the threshold; where it does not, the note is better left for a person."""
+
+
+NO_ANSWER = Answer(None, 0.0, {}, False)
+
+
+class Sorter:
+    """A model that is loaded, and all that makes its scores an answer."""
+
+    def __init__(self, scorer: Scorer, calibration: Calibration, fields: Fields, threshold: float | None):
+        self.scorer, self.calibration, self.fields = scorer, calibration, fields
+        self.threshold = threshold
+        """Confidence from which an answer is sure; None: none is."""
+
+    @classmethod
+    def load(cls, run: Run | str | Path, min_confidence: float | None = None) -> "Sorter":
+        """Load the base and the adapter of a run, given by its folder or its name below outputs/.
+
+        `min_confidence` (0 to 1) stands in for the run's own threshold, which may be none: then no
+        answer is sure. Raises UserError for a run without an adapter that was evaluated, a
+        damaged adapter, or a base that is not on this machine or not the one of the run.
+
+        >>> Sorter.load("20261121-090000_full", min_confidence=0.8)  # doctest: +SKIP
+        """
+        run = run if isinstance(run, Run) else find_run(str(run), PROJECT / "outputs")
+        adapter, record = run.require(run.adapter_path, "03_train"), run.record
+        run.require(adapter / CALIBRATION, "04_evaluate")
+        hashes = {"adapter_model.safetensors": "adapter", CALIBRATION: "calibration"}
+        for file, name in hashes.items():
+            if hash_files(run.require(adapter / file, "03_train")) != record["hashes"].get(name):
+                raise UserError(
+                    f"{adapter / file}: expected the file that was made by the run, found a damaged or another one; "
+                    f"`onelap run --resume {run.path}` makes it again"
+                )
+        asked, manifest = run.asked, run.read_manifest()
+        base = locate_base(asked["base_model"])
+        # Where training overflowed, so would sorting; else whatever this device does best.
+        precision = choose_precision("fp32" if record.get("precision") == "fp32" else "auto")
+        prompt = build_prompt(load_tokenizer(base), manifest["kinds"], asked["max_length"])
+        if prompt.digest != record["hashes"]["prompts"]["qlora"]:
+            raise UserError(f"base_model {base}: expected the base of {run.path.name}, found another tokenizer")
+        model = load_adapter(load_base(base, precision), adapter)
+        calibration = Calibration.load(adapter)
+        threshold = calibration.threshold if min_confidence is None else min_confidence
+        return cls(Scorer(model, prompt, asked["score_batch"]), calibration, Fields.of(manifest["fields"]), threshold)
+
+    def sort(self, texts: Sequence[str]) -> list[Answer]:
+        """An answer for each text, in their order; Markdown is read as it was in training.
+
+        Any text will do: what is too long loses its middle, chat tokens are plain text.
+
+        >>> sorter.sort(["milk, eggs"])  # doctest: +SKIP
+        [Answer(kind='none', confidence=0.93, probabilities={'decision': 0.01, ...}, sure=True)]
+        """
+        words = [self._words(text) for text in texts]
+        scored = [index for index, text in enumerate(words) if text]
+        answers = [NO_ANSWER] * len(words)
+        if scored:
+            probabilities = self.calibration.apply(self._probabilities([words[index] for index in scored]))
+            for index, row in zip(scored, probabilities, strict=True):
+                answers[index] = self._answer(row)
+        return answers
+
+    def _words(self, text: str) -> str:
+        """The text as training had it; half an emoji, which JSON can carry, becomes a mark."""
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return plain(whole, self.fields.kinds, self.fields.kind)[0]
+
+    def _probabilities(self, texts: list[str]) -> np.ndarray:
+        """(texts, kinds); not a number for a text that makes the model overflow, and for no other."""
+        try:
+            return self.scorer.probabilities(texts)
+        except FloatingPointError:
+            if len(texts) == 1:
+                return np.full((1, len(self.calibration.offsets)), np.nan)
+            return np.concatenate([self._probabilities([text]) for text in texts])
+
+    def _answer(self, probabilities: np.ndarray) -> Answer:
+        if np.isnan(probabilities).any():
+            return NO_ANSWER
+        by_kind = dict(zip(self.calibration.offsets, map(float, probabilities.round(DIGITS)), strict=True))
+        kind = max(by_kind, key=by_kind.get)
+        sure = self.threshold is not None and by_kind[kind] >= self.threshold
+        return Answer(kind, by_kind[kind], by_kind, sure)

@@ -1,0 +1,58 @@
+"""Tab completion and help of every command, as a shell asks for them."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ["run", "plan", "doctor", "fetch", "runs", "label", "sort", "export"]
+BIN = Path(sys.executable).parent
+BASH = """
+eval "$(register-python-argcomplete onelap)"
+COMP_LINE="$1"; COMP_POINT=${#1}; COMP_TYPE=9; COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'
+read -ra COMP_WORDS <<< "$1"; [[ "$1" == *" " ]] && COMP_WORDS+=("")
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_python_argcomplete onelap "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def completed(line):
+    result = subprocess.run(
+        ["bash", "-c", BASH, "bash", line],
+        env={"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert result.returncode == 0, result.stderr
+    return {word.strip() for word in result.stdout.splitlines()}
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash here")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("onelap s", {"sort"}),
+        ("onelap sort --", {"--run", "--format", "--min-confidence", "--help"}),
+        ("onelap sort x --format ", {"jsonl", "csv", "table"}),
+        ("onelap run params/one_lap.yaml -p epo", {"epochs="}),
+    ],
+)
+def test_bash_completes(line, expected):
+    assert completed(line) == expected
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, onelap):
+    result = onelap(command, "--help")
+    assert result.returncode == 0
+    assert re.search(rf"example: onelap {command}\b", " ".join(result.stdout.split()))
+
+
+def test_no_command_is_forgotten(onelap):
+    listed = re.findall(r"^ {4}(\w+) ", onelap("--help").stdout, re.MULTILINE)
+    assert listed == COMMANDS

@@ -1,0 +1,101 @@
+"""A merged model, as other programs load it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from onelap.runs import Run
+
+
+@pytest.fixture(scope="module")
+def exported(lap, tmp_path_factory):
+    """The folder that `onelap export` has written, and what it said."""
+    from tests.conftest import run_onelap
+
+    folder = tmp_path_factory.mktemp("export") / "my notes"
+    result = run_onelap("export", lap[0], folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_plain_folder_with_all_that_is_needed_to_ask(lap, exported):
+    folder, result = exported
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("classifier.json", "README.md"),
+    }
+    assert not folder.with_name("my notes.partial").exists()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == "bfloat16" and "quantization_config" not in config
+    told, calibration = (
+        json.loads((place).read_text(encoding="utf-8"))
+        for place in (folder / "classifier.json", lap[0] / "adapter/calibration.json")
+    )
+    assert calibration.items() <= told.items()
+    assert list(told["answers"]) == list(calibration["offsets"])
+    assert result.stdout.splitlines()[0] == str(folder)
+    assert re.match(r"\d+ of \d+ answers differ from the adapter's \([+-]\d+ points", result.stdout.splitlines()[1])
+
+
+def test_the_cards_code_gives_the_probabilities_of_the_run(lap, exported, tmp_path):
+    """With plain transformers, in a process that has never seen this library."""
+    folder, _ = exported
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert "onelap" not in code
+    run = Run(lap[0])
+    test, (predictions, _) = run.read_part("test"), run.read_arm("qlora")
+    ask = "import sys\nfor note in json.load(sys.stdin):\n    print(json.dumps(probabilities(note)))\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code + ask],
+        input=json.dumps(test["text"].tolist()[:12]),
+        cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = pd.DataFrame([json.loads(line) for line in result.stdout.splitlines()])
+    said = pd.DataFrame(predictions["probabilities"].tolist()[:12])
+    assert list(found) == list(said)
+    np.testing.assert_allclose(found, said, atol=0.05)  # 16 bits
+
+
+def test_the_card_tells_counts_results_and_limits_and_no_note(lap, exported):
+    card = (exported[0] / "README.md").read_text(encoding="utf-8")
+    comparison = json.loads((lap[0] / "comparison.json").read_text(encoding="utf-8"))
+    manifest = json.loads((lap[0] / "dataset/manifest.json").read_text(encoding="utf-8"))
+    assert comparison["sentence"] in card
+    for arm in comparison["arms"]:
+        assert f"| {arm} | " in card
+    counts = [str(manifest["notes"]["test"].get(kind, 0)) for kind in manifest["kinds"]]
+    assert f"| test on | {' | '.join(counts)} |" in card
+    assert card.startswith("---\n") and "library_name: transformers" in card
+    assert "{" not in card.partition("```python")[0]
+    assert str(lap[0].parent.parent) not in card, "no path of this machine"
+    for part in ("train", "test"):
+        for text in pd.read_json(lap[0] / f"dataset/{part}.jsonl", lines=True)["text"]:
+            assert text[:40] not in card
+
+
+def test_an_export_that_changes_the_verdict_fails_and_leaves_nothing(lap, onelap, tmp_path):
+    run = shutil.copytree(lap[0], tmp_path / "run")
+    found = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
+    was = found["verdict"]
+    found["verdict"] = "worse" if was != "worse" else "better"
+    (run / "comparison.json").write_text(json.dumps(found), encoding="utf-8")
+    result = onelap("export", run, tmp_path / "model")
+    assert result.returncode == 1
+    assert f"changes the verdict from {found['verdict']} to {was}; nothing was exported" in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("onelap: ")]) == 1
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_a_folder_with_something_in_it_is_not_touched(lap, onelap, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.txt").write_text("mine", encoding="utf-8")
+    result = onelap("export", lap[0], tmp_path / "model")
+    assert result.returncode == 2 and "expected a new or an empty folder, found something in it" in result.stderr
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine.txt"]
