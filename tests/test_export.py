@@ -28,9 +28,10 @@ def test_a_plain_folder_with_all_that_is_needed_to_ask(lap, exported):
     folder, result = exported
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-        *("classifier.json", "README.md"),
+        *("chat_template.jinja", "classifier.json", "README.md"),
     }
     assert not folder.with_name("my notes.partial").exists()
+    assert result.stderr == "merging, then scoring the test notes again\n"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["dtype"] == "bfloat16" and "quantization_config" not in config
     told, calibration = (

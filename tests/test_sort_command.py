@@ -37,7 +37,7 @@ def inbox(tmp_path):
     for number, note in enumerate(toy_notes(40)):
         (folder / f"{number:02}.md").write_text(f"---\ncreated: 2024-01-01\n---\n{note['text']}", encoding="utf-8")
     (folder / "empty.md").write_text("", encoding="utf-8")
-    (folder / "broken.md").write_bytes(b"\x00\x01")
+    (folder / "broken.md").write_bytes(b"\x00\x01\x02")
     (folder / "scan.png").write_bytes(b"\x89PNG")
     return folder
 

@@ -12,6 +12,8 @@ One module a subject, in the order in which a lap uses them:
     decoding     which encoding a text file is in
     files        files below a folder, and the text in them
     markup       front matter, tags, and what gives a note's kind away
+    rows         JSON lines and CSV
+    dates        when notes were written
     notes        reading labelled notes
     labelling    giving kinds to notes in the terminal
     duplicates   notes that repeat each other
@@ -21,6 +23,7 @@ One module a subject, in the order in which a lap uses them:
     precision    which number format goes where on this device
     memory       a cap, and smaller pieces where memory runs out
     models       loading the base in 4 bits, adapters
+    generation   an answer that is written and parsed, to compare with
     endpoint     a general model behind a server on this machine
     scoring      the probability of every kind, in one forward pass
     recipe       what a training is asked to do
@@ -34,7 +37,13 @@ One module a subject, in the order in which a lap uses them:
     evaluation   metrics with intervals, arms compared in pairs, the verdict
     history      all runs side by side, and what differs between two
     figures      every figure of the notebooks
-    cli          the `onelap` command
+    sorting      new notes, with the model of a run that stays loaded
+    inbox        where they come from
+    answers      how they are told
+    export       adapter and base as one model for other programs
+    card         what is said of it
+    commands     what each command does
+    cli          the `onelap` command: options, completion, exit status
 """
 
 import logging
@@ -56,6 +65,8 @@ warnings.filterwarnings(
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # The trainer aligns the model's special tokens with the tokenizer's, and says so.
 logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
+# That NF4 weights were unpacked, which an export is for.
+logging.getLogger("transformers.integrations.bitsandbytes").setLevel(logging.ERROR)
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The folder that holds notebooks/, params/, data/ and outputs/."""
