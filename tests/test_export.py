@@ -5,20 +5,29 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from onelap.runs import Run
+from tests.conftest import run_onelap
 
 
 @pytest.fixture(scope="module")
 def exported(lap, tmp_path_factory):
-    """The folder that `onelap export` has written, and what it said."""
-    from tests.conftest import run_onelap
-
+    """The folder that `onelap export` has written, after an attempt that was killed, and what it said."""
     folder = tmp_path_factory.mktemp("export") / "my notes"
+    partial = folder.with_name("my notes.partial")
+    process = subprocess.Popen([Path(sys.executable).with_name("onelap"), "export", lap[0], folder])
+    while not (partial / "config.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert partial.exists() and not folder.exists()
     result = run_onelap("export", lap[0], folder)
     assert result.returncode == 0, result.stderr
     return folder, result

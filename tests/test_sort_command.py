@@ -107,7 +107,7 @@ def test_an_interrupt_loses_no_answer_and_leaves_one_line(lap):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1 and out == ""
-    assert err.splitlines()[1:] == ["onelap: interrupted after 1 notes; the answers above are whole"]
+    assert err.splitlines()[1:] == ["onelap: interrupted; answers that are whole: 1"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signal of a closed pipe on Windows")

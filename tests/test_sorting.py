@@ -99,10 +99,10 @@ def test_the_threshold_is_the_runs_own_or_the_one_that_is_asked_for(lap, sorter)
     ("damage", "told"),
     [
         (lambda run: (run / "adapter/calibration.json").unlink(), "adapter/calibration.json is missing"),
-        (lambda run: shutil.rmtree(run / "adapter"), "adapter is missing"),
+        (lambda run: shutil.rmtree(run / "adapter"), "adapter_model.safetensors is missing"),
         (lambda run: truncate(run / "adapter/adapter_model.safetensors"), "found a damaged or another one"),
         (lambda run: forget(run, "asked"), "04_evaluate does that"),
-        (lambda run: ask_otherwise(run), "found another tokenizer"),
+        (lambda run: ask_otherwise(run), "found other prompt tokens"),
     ],
 )
 def test_a_run_that_is_not_whole_is_refused(lap, tmp_path, damage, told):

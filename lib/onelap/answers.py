@@ -96,4 +96,5 @@ class Tally:
     @property
     def _rate(self) -> str:
         seconds = time.monotonic() - self.began
-        return f"{self.notes} notes in {seconds:.1f} s, {self.notes / max(seconds, 1e-9):.1f} a second"
+        notes = "1 note" if self.notes == 1 else f"{self.notes:,} notes"
+        return f"{notes} in {seconds:.1f} s, {self.notes / max(seconds, 1e-9):.1f} a second"

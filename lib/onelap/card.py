@@ -29,9 +29,8 @@ On the same {n} test notes, frozen before training:
 |---|---|---|---|
 {arms}
 
-This folder was scored again after merging: {again} right. {changed} of {n} answers differ from the adapter's on the
-4-bit base ({difference} points, 95 % interval {low} to {high}), probabilities by at most {largest:.3f}. The verdict is
-the same.
+This folder was scored again after merging: {again} right. Of {n} answers, {changed} differ from the adapter's on the 4-bit
+base ({difference} points, 95 % interval {low} to {high}), probabilities by at most {largest:.3f}. The verdict is the same.
 
 ## Data
 
@@ -62,7 +61,9 @@ def tokens(text, **options):
 
 
 def probabilities(note):
-    words = tokens(note, split_special_tokens=True)[: asked["note_tokens"]]
+    words, fit = tokens(note, split_special_tokens=True), asked["note_tokens"]
+    if len(words) > fit:  # the middle goes
+        words = words[: round(fit * 2 / 3)] + words[round(fit * 2 / 3) - fit :]
     prompt, scores = tokens(asked["before"]) + words + tokens(asked["after"]), []
     for kind, answer in asked["answers"].items():
         written = tokens(answer)
@@ -76,7 +77,8 @@ def probabilities(note):
 {threshold}
 
 A program that generates can send `before`, the note and `after` as a prompt, and read the kind that is written; it gets
-no probabilities.
+no probabilities, and should hold the answer to the kinds: of {generated} test notes that were asked freely, {not_parsed}
+got an answer that names none.
 
 ## Limits
 
@@ -122,6 +124,8 @@ def model_card(run: Run, difference: dict, base: Path) -> str:
         again=percent(difference["accuracy"]),
         changed=difference["changed"],
         largest=difference["largest"],
+        generated=arms["qlora"]["generating"]["n"],
+        not_parsed=arms["qlora"]["generating"]["not_parsed"],
         difference=f"{points(difference['difference']['value']):+d}",
         low=points(difference["difference"]["low"]),
         high=points(difference["difference"]["high"]),

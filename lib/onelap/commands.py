@@ -187,7 +187,7 @@ def sort(options: argparse.Namespace) -> None:
             sys.stdout.flush()
             tally.show()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f" after {tally.notes} notes; the answers above are whole") from None
+        raise KeyboardInterrupt(f"; answers that are whole: {tally.notes}") from None
     tally.close(sorter.threshold, inbox.passed_over)
 
 
@@ -200,11 +200,11 @@ def export(options: argparse.Namespace) -> None:
     lap, folder = find_run(options.run, PROJECT / "outputs"), options.folder.expanduser().absolute()
     print("merging, then scoring the test notes again", file=sys.stderr, flush=True)
     found = export(lap, folder)
-    gap = {name: f"{points(value):+d}" for name, value in found["difference"].items()}
+    gap = {name: points(value) for name, value in found["difference"].items()}
     print(folder)
     print(
-        f"{found['changed']} of {found['n']} answers differ from the adapter's ({gap['value']} points, 95 % interval "
-        f"{gap['low']} to {gap['high']}); the verdict is the same, and README.md there has the details"
+        "{changed} of {n} answers differ from the adapter's".format(**found)
+        + " ({value:+d} points, 95 % interval {low} to {high}); the verdict is the same".format(**gap)
     )
 
 

@@ -351,17 +351,20 @@ def cost_table(metrics: dict[str, dict], notes: int) -> pd.DataFrame:
     if generating := metrics["qlora"]["generating"]:
         name = "qlora, generated and parsed"
         seconds[name], memory[name] = generating["seconds_per_note"], generating["peak_memory_gb"]
-    table = {
-        arm: {
-            "notes a second": f"{1 / seconds[arm]:,.3g}",
-            "seconds a note": f"{seconds[arm]:.2g}",
-            f"{notes:,} notes": told(seconds[arm] * notes),
-            "GB of the process": _gb(memory[arm]["process"]),
-            "GB of the card": _gb(memory[arm]["card"]),
+    table = pd.DataFrame(
+        {
+            arm: {
+                "notes a second": f"{1 / seconds[arm]:,.0f}" if seconds[arm] < 0.01 else f"{1 / seconds[arm]:.3g}",
+                "seconds a note": f"{seconds[arm]:.2g}",
+                f"{notes:,} notes": told(seconds[arm] * notes) if seconds[arm] * notes >= 0.5 else "under 1 s",
+                "GB of the process": _gb(memory[arm]["process"]),
+                "GB of the card": _gb(memory[arm]["card"]),
+            }
+            for arm in sorted(seconds, key=seconds.get)
         }
-        for arm in sorted(seconds, key=seconds.get)
-    }
-    return pd.DataFrame(table).T
+    ).T
+    on_card = any(used["card"] is not None for used in memory.values())
+    return table if on_card else table.drop(columns="GB of the card")
 
 
 def _gb(size: float | None) -> str:

@@ -17,11 +17,12 @@ from onelap.calibration import Calibration
 from onelap.card import model_card
 from onelap.evaluation import compare, percent, predictions_table
 from onelap.memory import cap_memory
-from onelap.models import load_adapter, load_base, load_tokenizer, locate_base
+from onelap.models import load_adapter, load_base
 from onelap.precision import Precision, choose_precision
-from onelap.prompts import Prompt, build_prompt
+from onelap.prompts import Prompt
 from onelap.runs import Run, read_json, write_json, write_text
 from onelap.scoring import score
+from onelap.sorting import Classifier
 
 DESCRIPTION = "classifier.json"
 
@@ -35,21 +36,20 @@ def export(run: Run, folder: Path) -> dict:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: expected a new or an empty folder, found something in it; name another one")
-    asked, kinds = run.asked, run.read_manifest()["kinds"]
-    base = locate_base(asked["base_model"])
-    prompt = build_prompt(load_tokenizer(base), kinds, asked["max_length"])
-    calibration = Calibration.load(run.adapter_path)
+    classifier = Classifier.of(run)
+    prompt, calibration = classifier.prompt, classifier.calibration
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     try:
-        merge(base, run.adapter_path, partial)
+        merge(classifier.base, classifier.adapter, partial)
         prompt.tokenizer.save_pretrained(partial)
-        write_json(partial / DESCRIPTION, description(prompt, calibration, asked["max_length"]))
+        write_json(partial / DESCRIPTION, description(prompt, calibration))
         test = run.read_part("test")
-        probabilities, seconds = score(load_merged(partial), prompt, test["text"].tolist(), asked["score_batch"])
+        texts, kinds = test["text"].tolist(), list(prompt.answers)
+        probabilities, seconds = score(load_merged(partial), prompt, texts, classifier.score_batch)
         predictions = predictions_table(test, calibration.apply(probabilities), kinds, seconds)
         difference = check_verdict(run, predictions, test["cluster"])
-        write_text(partial / "README.md", model_card(run, difference, base))
+        write_text(partial / "README.md", model_card(run, difference, classifier.base))
         if folder.exists():
             folder.rmdir()
         partial.replace(folder)
@@ -80,7 +80,7 @@ def load_merged(folder: Path):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=precision.compute, device_map=place).eval()
 
 
-def description(prompt: Prompt, calibration: Calibration, max_length: int) -> dict:
+def description(prompt: Prompt, calibration: Calibration) -> dict:
     """What another program needs to ask the model as it was trained, and to read its scores.
 
     Raises RuntimeError where the prompt's text does not give its tokens again.
@@ -96,7 +96,6 @@ def description(prompt: Prompt, calibration: Calibration, max_length: int) -> di
         "after": texts.pop("after"),
         "answers": texts,
         "note_tokens": prompt.note_budget,
-        "max_length": max_length,
         **asdict(calibration),
     }
 

@@ -21,7 +21,7 @@ from onelap.markup import plain
 from onelap.models import load_adapter, load_base, load_tokenizer, locate_base
 from onelap.notes import Fields
 from onelap.precision import choose_precision
-from onelap.prompts import build_prompt
+from onelap.prompts import Prompt, build_prompt
 from onelap.runs import Run, hash_files
 from onelap.scoring import Scorer
 
@@ -44,6 +44,35 @@ class Answer:
 NO_ANSWER = Answer(None, 0.0, {}, False)
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """What of a run sorts notes."""
+
+    base: Path
+    adapter: Path
+    prompt: Prompt
+    calibration: Calibration
+    score_batch: int
+
+    @classmethod
+    def of(cls, run: Run) -> "Classifier":
+        """Raises UserError for a run that was not evaluated, a damaged adapter, a base that is not here or another."""
+        asked, hashes = run.asked, run.record["hashes"]
+        for file, name in {"adapter_model.safetensors": "adapter", CALIBRATION: "calibration"}.items():
+            if hash_files(run.require(run.adapter_path / file, "03_train and 04_evaluate")) != hashes.get(name):
+                raise UserError(
+                    f"{run.adapter_path / file}: expected the file that the run has made, found a damaged or another "
+                    f"one; `onelap run --resume {run.path}` makes it again"
+                )
+        base = locate_base(asked["base_model"])
+        prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], asked["max_length"])
+        if prompt.digest != hashes["prompts"]["qlora"]:
+            raise UserError(
+                f"base_model {base}: expected the base of {run.path.name}, found another tokenizer or template"
+            )
+        return cls(base, run.adapter_path, prompt, Calibration.load(run.adapter_path), asked["score_batch"])
+
+
 class Sorter:
     """A model that is loaded, and all that makes its scores an answer."""
 
@@ -57,32 +86,18 @@ class Sorter:
         """Load the base and the adapter of a run, given by its folder or its name below outputs/.
 
         `min_confidence` (0 to 1) stands in for the run's own threshold, which may be none: then no
-        answer is sure. Raises UserError for a run without an adapter that was evaluated, a
-        damaged adapter, or a base that is not on this machine or not the one of the run.
+        answer is sure. Raises UserError as `Classifier.of` does.
 
         >>> Sorter.load("20261121-090000_full", min_confidence=0.8)  # doctest: +SKIP
         """
         run = run if isinstance(run, Run) else find_run(str(run), PROJECT / "outputs")
-        adapter, record = run.require(run.adapter_path, "03_train"), run.record
-        run.require(adapter / CALIBRATION, "04_evaluate")
-        hashes = {"adapter_model.safetensors": "adapter", CALIBRATION: "calibration"}
-        for file, name in hashes.items():
-            if hash_files(run.require(adapter / file, "03_train")) != record["hashes"].get(name):
-                raise UserError(
-                    f"{adapter / file}: expected the file that was made by the run, found a damaged or another one; "
-                    f"`onelap run --resume {run.path}` makes it again"
-                )
-        asked, manifest = run.asked, run.read_manifest()
-        base = locate_base(asked["base_model"])
+        classifier = Classifier.of(run)
         # Where training overflowed, so would sorting; else whatever this device does best.
-        precision = choose_precision("fp32" if record.get("precision") == "fp32" else "auto")
-        prompt = build_prompt(load_tokenizer(base), manifest["kinds"], asked["max_length"])
-        if prompt.digest != record["hashes"]["prompts"]["qlora"]:
-            raise UserError(f"base_model {base}: expected the base of {run.path.name}, found another tokenizer")
-        model = load_adapter(load_base(base, precision), adapter)
-        calibration = Calibration.load(adapter)
+        precision = choose_precision("fp32" if run.record.get("precision") == "fp32" else "auto")
+        model = load_adapter(load_base(classifier.base, precision), classifier.adapter)
+        calibration, fields = classifier.calibration, Fields.of(run.read_manifest()["fields"])
         threshold = calibration.threshold if min_confidence is None else min_confidence
-        return cls(Scorer(model, prompt, asked["score_batch"]), calibration, Fields.of(manifest["fields"]), threshold)
+        return cls(Scorer(model, classifier.prompt, classifier.score_batch), calibration, fields, threshold)
 
     def sort(self, texts: Sequence[str]) -> list[Answer]:
         """An answer for each text, in their order; Markdown is read as it was in training.
