@@ -29,8 +29,9 @@ On the same {n} test notes, frozen before training:
 |---|---|---|---|
 {arms}
 
-This folder was scored again after merging: {again} right. Of {n} answers, {changed} differ from the adapter's on the 4-bit
-base ({difference} points, 95 % interval {low} to {high}), probabilities by at most {largest:.3f}. The verdict is the same.
+This folder was scored again after merging: {again} right. Of {n} answers, {changed} differ from the adapter's on
+the 4-bit base ({difference} points, 95 % interval {low} to {high}), probabilities by at most {largest:.3f}.
+The verdict is the same.
 
 ## Data
 
@@ -77,8 +78,8 @@ def probabilities(note):
 {threshold}
 
 A program that generates can send `before`, the note and `after` as a prompt, and read the kind that is written; it gets
-no probabilities, and should hold the answer to the kinds: of {generated} test notes that were asked freely, {not_parsed}
-got an answer that names none.
+no probabilities, and should hold the answer to the kinds: of {generated} test notes that were asked freely,
+{not_parsed} got an answer that names none.
 
 ## Limits
 
