@@ -14,7 +14,7 @@ test: .venv/.installed  ## install if needed, then every test
 	.venv/bin/python -m pytest
 
 test-long: .venv/.installed  ## the tests that take minutes each
-	.venv/bin/python -m pytest -m long
+	.venv/bin/python -m pytest -m long -n 0
 
 base: .venv/.installed  ## train the embedded base from scratch (about an hour on two cores)
 	.venv/bin/python tools/make_base.py

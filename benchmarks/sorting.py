@@ -1,11 +1,11 @@
-"""Notes a second as they are sorted every day: a file, one line at a time, and the loop one would write first.
+"""Notes a second as they are sorted every day: all lines at once, one at a time, and the loop one would write first.
 
     .venv/bin/python benchmarks/sorting.py outputs/RUN [--notes 200] [--rounds 5]
     .venv/bin/python benchmarks/sorting.py outputs/RUN --many 10000
 
-`onelap sort FILE` and the co-process `onelap sort -` are real processes, timed without their start; the naive loop
-generates an answer for each note with the same adapter, and parses it. The three take turns. `--many` sorts so many
-notes in one command instead, and prints its memory as it goes.
+The first two are one real process, `onelap sort -`, whose model is loaded; a file is sorted in the way of many lines at
+once. The naive loop generates an answer for each note with the same adapter, and parses it. The three take turns.
+`--many` sorts so many notes in one command instead, and prints its memory as it goes.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -55,16 +56,22 @@ def sorting(run: Run, *paths: str) -> subprocess.Popen:
     )
 
 
-def a_file(run: Run, texts: list[str], file: Path) -> float:
-    """Seconds from the first answer to the last."""
-    file.write_text("".join(lines_of(texts)), encoding="utf-8")
-    with sorting(run, str(file)) as process:
-        process.stdout.readline()
-        began = time.perf_counter()
-        answers = process.stdout.readlines()
-        seconds = time.perf_counter() - began
-    assert len(answers) == len(texts) - 1
+def all_at_once(process: subprocess.Popen, texts: list[str]) -> float:
+    """Seconds from the first line that is written to the last answer."""
+    began = time.perf_counter()
+    writer = threading.Thread(target=write, args=(process, lines_of(texts)))
+    writer.start()
+    answers = [json.loads(process.stdout.readline()) for _ in texts]
+    seconds = time.perf_counter() - began
+    writer.join()
+    assert [answer["id"] for answer in answers] == list(range(len(texts)))
     return seconds
+
+
+def write(process: subprocess.Popen, lines: list[str]) -> None:
+    """Send lines to it."""
+    process.stdin.writelines(lines)
+    process.stdin.flush()
 
 
 def one_line_at_a_time(process: subprocess.Popen, texts: list[str]) -> list[float]:
@@ -72,8 +79,7 @@ def one_line_at_a_time(process: subprocess.Popen, texts: list[str]) -> list[floa
     taken = []
     for line in lines_of(texts):
         began = time.perf_counter()
-        process.stdin.write(line)
-        process.stdin.flush()
+        write(process, [line])
         json.loads(process.stdout.readline())
         taken.append(time.perf_counter() - began)
     return taken
@@ -91,13 +97,13 @@ def naive(sorter: Sorter, texts: list[str]) -> float:
 def compare(run: Run, count: int, rounds: int) -> None:
     """Print notes a second of the three ways, with the range over the rounds, and their ratios."""
     texts, sorter = texts_of(run, count), Sorter.load(run)
-    rates = {"onelap sort FILE": [], "co-process, one line at a time": [], "generate(), one note at a time": []}
+    rates = {"all lines at once": [], "co-process, one line at a time": [], "generate(), one note at a time": []}
     lines = []
-    with sorting(run, "-") as process, tempfile.TemporaryDirectory() as folder:
+    with sorting(run, "-") as process:
         one_line_at_a_time(process, texts[:3])  # loads the model
         for _ in range(rounds):
             lines += (taken := one_line_at_a_time(process, texts))
-            seconds = [a_file(run, texts, Path(folder) / "notes.jsonl"), sum(taken), naive(sorter, texts)]
+            seconds = [all_at_once(process, texts), sum(taken), naive(sorter, texts)]
             for way, one in zip(rates, seconds, strict=True):
                 rates[way].append(count / one)
         process.stdin.close()

@@ -12,6 +12,7 @@ from onelap.evaluation import (
     calibration_error,
     compare,
     compare_by_kind,
+    cost_table,
     detectable_gain,
     measure,
     predictions_table,
@@ -189,7 +190,7 @@ def test_choices_between_arms_are_made_on_validation_notes():
     notes = pd.DataFrame({"id": ["x", "y"], "kind": ["a", "a"], "cluster": ["s", "t"]})
     right, wrong = [[1.0, 0, 0]] * 2, [[0, 1.0, 0]] * 2
     metrics = {
-        arm: assess(notes, notes, np.array(probabilities), 0.1, KINDS)[1]
+        arm: assess(notes, notes, np.array(probabilities), 0.1, {}, KINDS)[1]
         for arm, probabilities in (("lucky", wrong + right), ("chosen", right + wrong))
     }
     assert metrics["lucky"]["accuracy"]["value"] == 1.0
@@ -233,3 +234,25 @@ def test_the_detectable_gain_by_simulation():
         return np.mean([stats.binomtest(g, g + k).pvalue <= 0.05 for g, k in zip(gained, lost, strict=True)])
 
     assert power(limit) >= 0.78 and power(limit - 0.02) < 0.8
+
+
+def test_cost_is_told_by_arm_with_generating_and_for_a_year():
+    arms = {
+        "tfidf": {"seconds_per_note": 0.0005, "peak_memory_gb": {"process": 0.5, "card": 0.0}},
+        "endpoint": {"seconds_per_note": 2.0, "peak_memory_gb": {"process": None, "card": None}},
+        "qlora": {
+            "seconds_per_note": 0.5,
+            "peak_memory_gb": {"process": 1.25, "card": 2.5},
+            "generating": {"seconds_per_note": 1.0, "peak_memory_gb": {"process": 1.25, "card": 3.0}},
+        },
+    }
+    table = cost_table(arms, 3600)
+    assert list(table.index) == ["tfidf", "qlora", "qlora, generated and parsed", "endpoint"]
+    assert list(table["notes a second"]) == ["2,000", "2", "1", "0.5"]
+    assert list(table["3,600 notes"]) == ["2 s", "30 min", "60 min", "2.0 h"]
+    assert list(table["GB of the process"]) == ["0.50", "1.25", "1.25", "–"]
+    assert list(table["GB of the card"]) == ["0.00", "2.50", "3.00", "–"]
+    for measured in [*arms.values(), arms["qlora"]["generating"]]:
+        measured["peak_memory_gb"]["card"] = None
+    assert "GB of the card" not in cost_table(arms, 100)
+    assert cost_table(arms, 100)["100 notes"]["tfidf"] == "under 1 s"

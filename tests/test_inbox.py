@@ -8,6 +8,7 @@ import pytest
 
 from onelap import UserError
 from onelap.inbox import LONGEST_LINE, Inbox, Item, batches
+from onelap.notes import printable
 
 
 def read(*paths, lines=b"", text_field="text"):
@@ -18,9 +19,8 @@ def read(*paths, lines=b"", text_field="text"):
 def test_a_vault_is_read_like_the_one_that_was_learnt_from(hostile_vault):
     items, passed_over = read(hostile_vault)
     found = {item.where["path"].removeprefix(f"{hostile_vault}/"): item for item in items if "id" not in item.where}
-    assert found["good.md"].text == "Ask before cutting."
-    assert found["broken.md"].text == "text" and found["broken but filed.md"].text.strip() == "Still #value."
-    assert found["日本/メモ.md"].text.startswith("決めた")
+    assert found["good.md"].text == "---\nkind: lesson\n---\nAsk before cutting."
+    assert "\n決めた。" in found["日本/メモ.md"].text
     assert found["empty.md"] == Item(found["empty.md"].where, "")
     assert found["binary.md"].error == "binary: holds NUL" and found["huge.txt"].error == "over 1 MB"
     assert passed_over["hidden"] == 3 and passed_over["no note: .png suffix"] == 1
@@ -40,7 +40,15 @@ def test_a_file_that_is_named_is_read_whatever_its_suffix(tmp_path):
     (tmp_path / "note").write_text("---\nkind: value\n---\nBe kind.", encoding="utf-8")
     (tmp_path / "rows.JSONL").write_text('{"id": 7, "body": "one"}\n', encoding="utf-8")
     items, _ = read(tmp_path / "note", tmp_path / "rows.JSONL", text_field="body")
-    assert [(item.text, item.where.get("id")) for item in items] == [("Be kind.", None), ("one", 7)]
+    assert [(item.text[-8:], item.where.get("id")) for item in items] == [("Be kind.", None), ("one", 7)]
+
+
+def test_an_odd_file_does_not_end_the_others(tmp_path):
+    (tmp_path / "a.csv").write_text("x" * 1_500_000 + "\n1\n", encoding="utf-8")
+    (tmp_path / "b.md").write_text("fine", encoding="utf-8")
+    items, _ = read(tmp_path)
+    assert [item.error.partition(":")[0] for item in items] == ["broken header", ""]
+    assert printable("half an emoji \ud83d.md") == "half an emoji ?.md"
 
 
 def test_every_line_gets_its_item():
@@ -78,7 +86,11 @@ def test_every_line_gets_its_item():
 
 def test_paths_that_do_not_exist_are_all_named(tmp_path):
     with pytest.raises(UserError, match=r"no such file or folder: .*one, .*two"):
-        Inbox([str(tmp_path), str(tmp_path / "one"), str(tmp_path / "two")], io.BytesIO())
+        Inbox([str(tmp_path), str(tmp_path / "one"), str(tmp_path / "two")])
+    for nothing in ("", "x" * 300, "~nobody/notes"):
+        with pytest.raises(UserError, match="no such file or folder"):
+            Inbox([nothing])
+    assert Inbox(["~"]).paths == ["~"]
 
 
 def items_of(numbers):

@@ -1,6 +1,7 @@
 """What is given up when memory runs out, and what is not."""
 
 import re
+import time
 from dataclasses import replace
 from itertools import chain
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from onelap.memory import Pieces, peak_memory_gb
+from onelap.memory import PeakMemory, Pieces, peak_memory_gb
 from onelap.models import load_base, load_tokenizer
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
@@ -143,3 +144,17 @@ def test_the_peak_is_that_of_this_process():
     block = torch.ones(60_000_000)  # 0.24 GB
     assert peak_memory_gb() >= before and peak_memory_gb() > 0.24
     del block
+
+
+def test_the_peak_of_a_block_is_what_it_used_and_no_later_one():
+    with PeakMemory() as before:
+        pass
+    with PeakMemory() as during:
+        block = np.ones(50_000_000)  # 0.4 GB
+        time.sleep(0.1)
+        del block
+    with PeakMemory() as after:
+        time.sleep(0.05)
+    assert during.gb["process"] - before.gb["process"] == pytest.approx(0.4, abs=0.1)
+    assert after.gb["process"] < during.gb["process"] - 0.2
+    assert (during.gb["card"] is None) == (not torch.cuda.is_available())

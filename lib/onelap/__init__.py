@@ -6,6 +6,7 @@ One module a subject, in the order in which a lap uses them:
     runner       the five notebooks through papermill
     resume       what of a run that stopped is still good
     progress     the line that says how far long work is
+    guard        nothing reaches beyond this machine
     machine      what this machine is
     doctor       checks it, and names the fix for each trap
     runs         the run folder and its record, run.json
@@ -55,6 +56,7 @@ from pathlib import Path
 # `onelap fetch` alone goes online, and asks for it itself.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["DO_NOT_TRACK"] = "1"
 
 # Said by the libraries to each other, not to a reader of the notebooks.
 warnings.filterwarnings("ignore", message="IProgress not found")

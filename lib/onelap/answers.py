@@ -5,7 +5,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
@@ -64,9 +65,16 @@ class Tally:
     def __init__(self):
         self.kinds: Counter[str] = Counter()
         self.notes = self.unsure = self.errors = 0
-        self.began = time.monotonic()
+        self.seconds = 0.0
         self.terminal = sys.stderr.isatty() and not sys.stdout.isatty()  # else the answers show how far it is
-        self.due = self.began + EVERY[self.terminal]
+        self.due = time.monotonic() + EVERY[self.terminal]
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Counts the time in which notes are sorted; a program that keeps it open may leave it idle for hours."""
+        began = time.monotonic()
+        yield
+        self.seconds += time.monotonic() - began
 
     def add(self, item: "Item", answer: "Answer") -> None:
         """One more."""
@@ -74,7 +82,7 @@ class Tally:
         if item.error:
             self.errors += 1
         else:
-            self.kinds[answer.kind or "without words"] += 1
+            self.kinds[answer.kind or "no kind"] += 1
             self.unsure += not answer.sure
 
     def show(self) -> None:
@@ -95,6 +103,5 @@ class Tally:
 
     @property
     def _rate(self) -> str:
-        seconds = time.monotonic() - self.began
         notes = "1 note" if self.notes == 1 else f"{self.notes:,} notes"
-        return f"{notes} in {seconds:.1f} s, {self.notes / max(seconds, 1e-9):.1f} a second"
+        return f"{notes} in {self.seconds:.1f} s, {self.notes / max(self.seconds, 1e-9):.1f} a second"

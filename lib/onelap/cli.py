@@ -13,7 +13,7 @@ import argcomplete
 import yaml
 from argcomplete.completers import FilesCompleter
 
-from onelap import PROJECT, NotebookFailed, UserError, commands
+from onelap import PROJECT, NotebookFailed, UserError, commands, guard
 from onelap.answers import FORMATS
 
 
@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         argcomplete.autocomplete(parser)  # ends here where the shell only asks what could follow
         options = parser.parse_args(arguments)
         traceback = options.traceback
+        if options.command is not commands.fetch:
+            guard.close()
         options.command(options)
     except UserError as error:
         return _complain(error, 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onelap import PROJECT, UserError, find_path
 
-AHEAD = 8  # times the notes of a forward pass: read and put in order of length before they are sorted
+AHEAD = 2  # times the notes of a forward pass: read and put in order of length before any of them is answered
 
 
 def run(options: argparse.Namespace) -> None:
@@ -166,13 +166,14 @@ def sort(options: argparse.Namespace) -> None:
 
     from onelap.answers import FORMATS, Tally
     from onelap.history import find_run, newest_good_run
-    from onelap.inbox import Inbox, batches
+    from onelap.inbox import STANDARD_INPUT, Inbox, batches
     from onelap.sorting import Sorter
 
     if options.min_confidence is not None and not 0 <= options.min_confidence <= 1:
         raise UserError(f"--min-confidence: expected 0 to 1, found {options.min_confidence:g}")
     # A stream of its own: at the end, Python must not close one on which a thread still waits.
-    inbox = Inbox(options.path, BufferedReader(FileIO(0, closefd=False)))
+    stream = BufferedReader(FileIO(0, closefd=False)) if STANDARD_INPUT in options.path else None
+    inbox = Inbox(options.path, stream)
     outputs = PROJECT / "outputs"
     lap = find_run(options.run, outputs) if options.run else newest_good_run(outputs)
     print(f"sorting with {lap.path}", file=sys.stderr, flush=True)
@@ -181,7 +182,9 @@ def sort(options: argparse.Namespace) -> None:
     write, tally = FORMATS[options.format](sys.stdout, list(sorter.calibration.offsets)), Tally()
     try:
         for batch in batches(inbox.items(sorter.fields.text), AHEAD * sorter.scorer.pieces.size):
-            for item, answer in zip(batch, sorter.sort([item.text for item in batch]), strict=True):
+            with tally.at_work():
+                answers = sorter.sort([item.text for item in batch])
+            for item, answer in zip(batch, answers, strict=True):
                 write(item, answer)
                 tally.add(item, answer)
             sys.stdout.flush()

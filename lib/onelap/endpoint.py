@@ -4,18 +4,18 @@ It is asked as one asks a chat model, and its answer is parsed; what cannot be p
 not hidden. Notes go to this machine's own addresses only, unless the user allows otherwise.
 """
 
-import ipaddress
 import re
 import time
 from collections import Counter
+from contextlib import nullcontext
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-import psutil
 
 from onelap import UserError
 from onelap.generation import ANSWER_TOKENS, parse_answer
+from onelap.guard import is_here, opened
 from onelap.prompts import question
 
 TIMEOUT = 60.0  # seconds a request; a first one may load the model
@@ -34,7 +34,7 @@ def check_address(url: str, allow_upload: bool) -> str:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"endpoint: expected an address such as http://localhost:11434/v1, found {url}")
-    if not allow_upload and not _is_here(parts.hostname):
+    if not allow_upload and not is_here(parts.hostname):
         raise UserError(
             f"endpoint: {parts.hostname} is not this machine, and your notes would be uploaded to it; use an address "
             "such as http://localhost:11434/v1, or set allow_upload: true"
@@ -54,7 +54,9 @@ def ask(
     answered, counts = np.zeros((len(texts), len(kinds))), Counter()
     start = time.perf_counter()
     # No proxy from the environment, no redirect: what is sent goes to this address and no further.
-    with httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False) as client:
+    client = httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False)
+    # It is another machine's only where `check_address` was told that it may be.
+    with client, nullcontext() if is_here(urlsplit(url).hostname) else opened():
         for row, text in enumerate(texts):
             content, what = _reply(client, url, model, question(kinds, definitions, text), counts)
             if row == 0 and what in ("timeout", "error"):
@@ -100,14 +102,3 @@ def _reply(client: httpx.Client, url: str, model: str, prompt: str, counts: Coun
         ) as error:
             failed = str(error) or type(error).__name__, "error"
     return failed
-
-
-def _is_here(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    own = {found.address for addresses in psutil.net_if_addrs().values() for found in addresses}
-    return address.is_loopback or str(address) in own

@@ -4,7 +4,7 @@ The base that is merged into is the one that the adapter has learnt on: its NF4 
 the original weights, the adapter would bring corrections for errors that are not there (docs/LOG.md has both measured).
 """
 
-import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from onelap.card import model_card
 from onelap.evaluation import compare, percent, predictions_table
 from onelap.memory import cap_memory
 from onelap.models import load_adapter, load_base
-from onelap.precision import Precision, choose_precision
+from onelap.precision import Precision
 from onelap.prompts import Prompt
 from onelap.runs import Run, read_json, write_json, write_text
 from onelap.scoring import score
@@ -38,23 +38,27 @@ def export(run: Run, folder: Path) -> dict:
         raise UserError(f"{folder}: expected a new or an empty folder, found something in it; name another one")
     classifier = Classifier.of(run)
     prompt, calibration = classifier.prompt, classifier.calibration
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     try:
-        merge(classifier.base, classifier.adapter, partial)
-        prompt.tokenizer.save_pretrained(partial)
-        write_json(partial / DESCRIPTION, description(prompt, calibration))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+    except OSError as error:
+        raise UserError(f"{folder}: nothing can be written there: {error.strerror}") from None
+    with place as unfinished:
+        merged = Path(unfinished) / "model"
+        merge(classifier.base, classifier.adapter, merged)
+        prompt.tokenizer.save_pretrained(merged)
+        write_json(merged / DESCRIPTION, description(prompt, calibration))
         test = run.read_part("test")
         texts, kinds = test["text"].tolist(), list(prompt.answers)
-        probabilities, seconds = score(load_merged(partial), prompt, texts, classifier.score_batch)
+        model = load_merged(merged, classifier.precision)
+        probabilities, seconds = score(model, prompt, texts, classifier.score_batch)
+        del model  # Windows moves no file that is open
         predictions = predictions_table(test, calibration.apply(probabilities), kinds, seconds)
         difference = check_verdict(run, predictions, test["cluster"])
-        write_text(partial / "README.md", model_card(run, difference, classifier.base))
+        write_text(merged / "README.md", model_card(run, difference, classifier.base))
         if folder.exists():
             folder.rmdir()
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        merged.replace(folder)
     return difference
 
 
@@ -70,11 +74,10 @@ def merge(base: Path, adapter: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def load_merged(folder: Path):
+def load_merged(folder: Path, precision: Precision):
     """The model that `merge` has saved; what does not fit the card waits in memory."""
     from transformers import AutoModelForCausalLM
 
-    precision = choose_precision()
     cap_memory(precision.device)
     place = "cpu" if precision.device == "cpu" else "auto"
     return AutoModelForCausalLM.from_pretrained(folder, dtype=precision.compute, device_map=place).eval()

@@ -3,16 +3,12 @@
 import re
 import time
 
-import numpy as np
-import torch
-
 from onelap.markup import normalize
 from onelap.prompts import Prompt
 
 ANSWER_TOKENS = 16
 
 
-@torch.no_grad()
 def generate(model, prompt: Prompt, texts: list[str], batch_size: int = 1) -> tuple[list[str], float]:
     """The answer to each text, greedy, at most `ANSWER_TOKENS` tokens; and seconds a note."""
     model.eval()
@@ -24,11 +20,6 @@ def generate(model, prompt: Prompt, texts: list[str], batch_size: int = 1) -> tu
         new = written[:, inputs["input_ids"].shape[1] :]
         answers += prompt.tokenizer.batch_decode(new, skip_special_tokens=True)
     return answers, (time.perf_counter() - start) / len(texts)
-
-
-def answered(answers: list[str], kinds: list[str]) -> np.ndarray:
-    """(answers, kinds): a one for the kind that an answer names, only zeros where it names none."""
-    return np.array([[float(parse_answer(answer, kinds) == kind) for kind in kinds] for answer in answers])
 
 
 def parse_answer(answer: str, kinds: list[str]) -> str:

@@ -64,7 +64,8 @@ def newest_good_run(outputs: Path) -> Run:
     """The newest run that was finished, and whose verdict is not `worse`. Raises UserError where there is none."""
     for name in list_runs(outputs).query("status == 'done'")["run"]:
         run = Run(outputs / name)
-        if run.adapter_path.exists() and read_json(run.comparison_path)["verdict"] != "worse":
+        ready = run.record.get("asked") and run.adapter_path.exists() and run.comparison_path.exists()
+        if ready and read_json(run.comparison_path)["verdict"] != "worse":
             return run
     raise UserError(
         f"expected a finished run below {outputs} whose verdict is not `worse`, found none; `onelap run "

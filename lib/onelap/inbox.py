@@ -11,7 +11,6 @@ from typing import BinaryIO
 from onelap import UserError
 from onelap.decoding import Unreadable
 from onelap.files import MAX_BYTES, files_below, read_text
-from onelap.markup import split_front_matter
 from onelap.notes import LABELS_SUFFIX, TEXT_SUFFIXES, printable
 from onelap.rows import ROW_SUFFIXES, json_row, rows_of, value_of
 
@@ -32,9 +31,9 @@ class Item:
 class Inbox:
     """All notes below some paths, in order; `-` stands for lines of JSON on `stream`."""
 
-    def __init__(self, paths: list[str], stream: BinaryIO):
+    def __init__(self, paths: list[str], stream: BinaryIO | None = None):
         """Raises UserError that names the paths that do not exist."""
-        missing = [path for path in paths if path != STANDARD_INPUT and not Path(path).exists()]
+        missing = [path or "(nothing)" for path in paths if path != STANDARD_INPUT and not _exists(path)]
         if missing:
             raise UserError(f"no such file or folder: {', '.join(missing)}")
         self.paths, self.stream = paths, stream
@@ -46,10 +45,10 @@ class Inbox:
         for path in self.paths:
             if path == STANDARD_INPUT:
                 yield from _lines(self.stream, text_field)
-            elif Path(path).is_dir():
-                yield from self._below(Path(path), text_field)
+            elif (place := Path(path).expanduser()).is_dir():
+                yield from self._below(place, text_field)
             else:
-                yield from _file(Path(path), text_field)
+                yield from _file(place, text_field)
 
     def _below(self, folder: Path, text_field: str) -> Iterator[Item]:
         for path, count, reason in files_below(folder):
@@ -64,6 +63,13 @@ class Inbox:
                 yield from _file(path, text_field)
 
 
+def _exists(path: str) -> bool:
+    try:
+        return bool(path.strip()) and Path(path).expanduser().exists()
+    except (OSError, RuntimeError):  # too long a name; `~` of nobody
+        return False
+
+
 def _file(path: Path, text_field: str) -> Iterator[Item]:
     name, of_rows = printable(str(path)), path.suffix.lower() in ROW_SUFFIXES
     try:
@@ -72,7 +78,7 @@ def _file(path: Path, text_field: str) -> Iterator[Item]:
         yield Item({"path": name}, error=str(reason))
         return
     if not of_rows:
-        yield Item({"path": name}, split_front_matter(content)[1])
+        yield Item({"path": name}, content)
         return
     for number, _, values in rows_of(path, content):
         yield _row(text_field, {"path": name}, number, values)

@@ -163,13 +163,13 @@ def _plain_prose(text: str, kinds: tuple[str, ...], field: str, removed: Counter
 
 
 def _without_headings(text: str, kinds: tuple[str, ...], removed: Counter, first: bool) -> str:
-    kept = []
+    kept, opening = [], first
     for line in text.split("\n"):
-        opening = first and not "".join(kept).strip()
         if len(line) <= MAX_HEADING and (opening or _HEADING.match(line)) and _names_a_kind(line, kinds):
             removed["heading"] += 1
         else:
             kept.append(line)
+            opening = opening and not line.strip()
     return "\n".join(kept)
 
 

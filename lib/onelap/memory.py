@@ -47,6 +47,7 @@ class PeakMemory:
     def __enter__(self):
         self.ended, self.most = threading.Event(), 0
         if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what an earlier block has left behind
             torch.cuda.reset_peak_memory_stats()
         self.watch = threading.Thread(target=self._watch, daemon=True)
         self.watch.start()

@@ -16,7 +16,7 @@ import pandas as pd
 import py3langid
 
 from onelap import UserError, find_path
-from onelap.dates import written_on
+from onelap.dates import modified_on, written_on
 from onelap.decoding import Unreadable
 from onelap.files import MAX_BYTES, files_below, read_text
 from onelap.markup import kinds_of_tags, named_after, normalize, plain, single, split_front_matter, tags_of
@@ -60,18 +60,18 @@ class Reading:
     """What was found. Files and rows found = notes + the sum of `skipped["count"]`."""
 
     notes: pd.DataFrame
-    """`id, text, kind, source, texture, encoding, written`, sorted by id; the last is an ISO date."""
+    """`id, text, kind, source, texture, encoding, written, modified`, sorted by id; the last two are ISO dates."""
     skipped: pd.DataFrame
     """`where, count, reason`."""
     removed: Counter
     """How often something was taken out of a text that gave its kind away, by what it was."""
     unlabelled: pd.DataFrame
-    """`id, text, source, written` of what has a text and no kind; these are counted in `skipped` too."""
+    """`id, text, source, written, modified` of what has a text and no kind; these are counted in `skipped` too."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of the labelled notes: ids, texts, kinds, sources, textures."""
-        rows = self.notes.drop(columns=["encoding", "written"]).to_json(orient="values")
+        rows = self.notes.drop(columns=["encoding", "written", "modified"]).to_json(orient="values")
         return hashlib.sha256(rows.encode()).hexdigest()
 
 
@@ -125,13 +125,15 @@ def read_all(path: Path, fields: Fields) -> Reading:
         else:
             removed += gone
             notes.append(result)
-    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "texture", "encoding", "written"])
+    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "texture", "encoding", "written", "modified"])
     _refuse_unknown_kinds(table, fields)
     return Reading(
         table.sort_values("id", ignore_index=True),
         pd.DataFrame(skipped, columns=["where", "count", "reason"]),
         removed,
-        pd.DataFrame(unlabelled, columns=["id", "text", "source", "written"]).sort_values("id", ignore_index=True),
+        pd.DataFrame(unlabelled, columns=["id", "text", "source", "written", "modified"]).sort_values(
+            "id", ignore_index=True
+        ),
     )
 
 
@@ -228,8 +230,11 @@ def _below(folder: Path, fields: Fields) -> Iterator[Found]:
 
 
 def printable(name: str) -> str:
-    """A file's name as text; Linux allows any bytes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """A file's name as text; Linux allows any bytes, Windows half an emoji."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "replace").decode()
 
 
 def _said_by_folders(where: str, fields: Fields) -> dict[str, str]:
@@ -254,7 +259,7 @@ def _text_file(path: Path, where: str, fields: Fields) -> dict | str:
     note = _note(where, head | {fields.text: text}, _said_by_folders(where, fields), encoding, fields)
     if isinstance(note, str):
         return note
-    note["written"] = written_on(head, path.stem, path)
+    note |= {"written": written_on(head, path.stem), "modified": modified_on(path)}
     if not sound:
         note["why_no_kind"] = "broken front matter, and no kind elsewhere"
     return note
@@ -305,6 +310,7 @@ def _note(identity: str, values: dict, said: dict[str, str], encoding: str, fiel
         "texture": normalize(single(value_of(values, fields.texture)) or said.get(fields.texture, "")),
         "encoding": encoding,
         "written": written_on(values),
+        "modified": "",
         "why_no_kind": f"tags of several kinds: {', '.join(tagged)}" if tagged else "no kind",
     }
 

@@ -48,7 +48,11 @@ def _table_rows(content: str) -> Iterator[Row]:
     csv.field_size_limit(MAX_BYTES)
     lines = content.split("\n")
     delimiter = max(",;\t", key=lines[0].count)
-    names, at = next(csv.reader(lines[:1], delimiter=delimiter), []), 1
+    try:
+        names, at = next(csv.reader(lines[:1], delimiter=delimiter), []), 1
+    except csv.Error as error:
+        yield 1, 1, f"broken header: {error}"
+        return
     while at < len(lines):
         # Strict, so that a quote that is never closed is an error in its row, not the end of the table.
         reader = csv.reader((line + "\n" for line in lines[at:]), delimiter=delimiter, strict=True)

@@ -19,7 +19,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from onelap import NotebookFailed, UserError, find_path
+from onelap import NotebookFailed, UserError, find_path, guard
 from onelap.endpoint import check_address
 from onelap.models import locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes
@@ -213,6 +213,7 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
     os.environ["PYTHONUTF8"] = "1"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ[PROGRESS_VARIABLE] = str(run.path / ".progress")
+    guard.record_in(run.path)
     started, before = time.monotonic(), run.record.get("spent_seconds", 0.0)
     status, error = "failed", None
     try:
@@ -231,7 +232,8 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
         raise
     finally:
         seconds = round(before + time.monotonic() - started, 1)
-        _note_end(run, status=status, error=error, finished=now(), actual={"seconds": seconds})
+        network = {"refused": len(guard.refused(run.path))}
+        _note_end(run, status=status, error=error, finished=now(), actual={"seconds": seconds}, network=network)
 
 
 def _run_notebook(run: Run, source: Path, parameters: dict) -> None:

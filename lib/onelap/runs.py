@@ -27,7 +27,7 @@ import psutil
 import yaml
 from filelock import FileLock, Timeout
 
-from onelap import PROJECT, UserError, find_path, machine
+from onelap import PROJECT, UserError, find_path, guard, machine
 from onelap.markup import normalize
 
 PARTS = ["train", "validation", "test"]
@@ -107,6 +107,12 @@ def hash_files(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def stamp_files(folder: Path) -> str:
+    """Names, sizes and times of the files in a folder: what changes when a file does, without reading any."""
+    seen = [(path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return json.dumps([[name, state.st_size, state.st_mtime_ns] for name, state in seen])
+
+
 class Run:
     """One run folder. Notebooks get theirs with `Run.open(run_dir)`."""
 
@@ -134,6 +140,7 @@ class Run:
             raise UserError(
                 f"{path}: already holds a run; go on with it by `onelap run --resume {path}`, or name another folder"
             )
+        _for_the_owner_only()
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False)
@@ -161,7 +168,9 @@ class Run:
     def open(cls, run_dir: str | Path) -> "Run":
         """The run folder of a notebook; made if it is not there yet (a notebook run by hand)."""
         run = cls(find_path(run_dir))
+        _for_the_owner_only()
         run.path.mkdir(parents=True, exist_ok=True)
+        guard.record_in(run.path)
         if not run.record_path.exists():
             run.update(
                 status="by hand",
@@ -189,7 +198,10 @@ class Run:
         """`base_model, max_length, score_batch`: how 04_evaluate asked the adapter. Raises UserError before that."""
         found = self.record.get("asked")
         if not found:
-            raise UserError(f"{self.path}: expected a run that was evaluated, found none; 04_evaluate does that")
+            raise UserError(
+                f"{self.path}: expected a run whose 04_evaluate is done, found none, or one of an earlier version; "
+                "`onelap run` makes a new one"
+            )
         return found
 
     @property
@@ -297,6 +309,11 @@ class Run:
         if list(predictions["id"]) != list(self.read_part("test")["id"]):
             raise UserError(f"{folder} was measured on other test notes: run 02_baseline and 04_evaluate again")
         return predictions, metrics
+
+
+def _for_the_owner_only() -> None:
+    """What this process and its children make from here on, nobody else on this machine can read (POSIX)."""
+    os.umask(0o077)
 
 
 def _merged(old: dict, new: dict) -> dict:

@@ -17,12 +17,12 @@ from onelap import PROJECT, UserError
 from onelap.calibration import FILE as CALIBRATION
 from onelap.calibration import Calibration
 from onelap.history import find_run
-from onelap.markup import plain
+from onelap.markup import plain, split_front_matter
 from onelap.models import load_adapter, load_base, load_tokenizer, locate_base
 from onelap.notes import Fields
-from onelap.precision import choose_precision
+from onelap.precision import Precision, choose_precision
 from onelap.prompts import Prompt, build_prompt
-from onelap.runs import Run, hash_files
+from onelap.runs import Run, hash_files, stamp_files
 from onelap.scoring import Scorer
 
 DIGITS = 4  # of a probability; what is beyond depends on the notes that were scored beside it
@@ -52,6 +52,7 @@ class Classifier:
     adapter: Path
     prompt: Prompt
     calibration: Calibration
+    precision: Precision
     score_batch: int
 
     @classmethod
@@ -65,12 +66,18 @@ class Classifier:
                     f"one; `onelap run --resume {run.path}` makes it again"
                 )
         base = locate_base(asked["base_model"])
+        # Reading all of a large base takes seconds: only where its files are not as they were when it was.
+        if stamp_files(base) != run.record.get("base_stamp") and hash_files(base) != hashes["base"]:
+            raise UserError(
+                f"base_model {base}: expected the base that {run.path.name} was made with, found other files"
+            )
         prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], asked["max_length"])
         if prompt.digest != hashes["prompts"]["qlora"]:
-            raise UserError(
-                f"base_model {base}: expected the base of {run.path.name}, found another tokenizer or template"
-            )
-        return cls(base, run.adapter_path, prompt, Calibration.load(run.adapter_path), asked["score_batch"])
+            raise UserError(f"{run.path}: expected the prompt that the adapter has learnt, found other prompt tokens")
+        # Where training overflowed, so would sorting; else whatever this device does best.
+        precision = choose_precision("fp32" if run.record.get("precision") == "fp32" else "auto")
+        calibration = Calibration.load(run.adapter_path)
+        return cls(base, run.adapter_path, prompt, calibration, precision, asked["score_batch"])
 
 
 class Sorter:
@@ -92,9 +99,7 @@ class Sorter:
         """
         run = run if isinstance(run, Run) else find_run(str(run), PROJECT / "outputs")
         classifier = Classifier.of(run)
-        # Where training overflowed, so would sorting; else whatever this device does best.
-        precision = choose_precision("fp32" if run.record.get("precision") == "fp32" else "auto")
-        model = load_adapter(load_base(classifier.base, precision), classifier.adapter)
+        model = load_adapter(load_base(classifier.base, classifier.precision), classifier.adapter)
         calibration, fields = classifier.calibration, Fields.of(run.read_manifest()["fields"])
         threshold = calibration.threshold if min_confidence is None else min_confidence
         return cls(Scorer(model, classifier.prompt, classifier.score_batch), calibration, fields, threshold)
@@ -119,7 +124,8 @@ class Sorter:
     def _words(self, text: str) -> str:
         """The text as training had it; half an emoji, which JSON can carry, becomes a mark."""
         whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return plain(whole, self.fields.kinds, self.fields.kind)[0]
+        _, body, _ = split_front_matter(whole)
+        return plain(body, self.fields.kinds, self.fields.kind)[0]
 
     def _probabilities(self, texts: list[str]) -> np.ndarray:
         """(texts, kinds); not a number for a text that makes the model overflow, and for no other."""
@@ -134,6 +140,6 @@ class Sorter:
         if np.isnan(probabilities).any():
             return NO_ANSWER
         by_kind = dict(zip(self.calibration.offsets, map(float, probabilities.round(DIGITS)), strict=True))
-        kind = max(by_kind, key=by_kind.get)
-        sure = self.threshold is not None and by_kind[kind] >= self.threshold
-        return Answer(kind, by_kind[kind], by_kind, sure)
+        kind = list(by_kind)[probabilities.argmax()]
+        sure = self.threshold is not None and probabilities.max() >= self.threshold
+        return Answer(kind, by_kind[kind], by_kind, bool(sure))
