@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two at a time, on two cores: a thread each, for what they start too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import nbformat
 import pytest
 import yaml

@@ -14,11 +14,10 @@ import pytest
 
 from tests.conftest import TOY_WORDS, toy_notes, write_jsonl
 
+pytestmark = pytest.mark.xdist_group("lap")  # they share one
 ONELAP = str(Path(sys.executable).with_name("onelap"))
 SCRIPT = """
 import json, subprocess, sys
-
-pytestmark = pytest.mark.xdist_group("lap")  # they share one
 onelap, run = sys.argv[1:]
 sorter = subprocess.Popen(
     [onelap, "sort", "-", "--run", run], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
