@@ -31,11 +31,12 @@ from onelap import PROJECT
 from onelap.memory import peak_memory_gb
 from onelap.models import load_base, load_tokenizer
 from onelap.notes import Fields, read_notes
-from onelap.plan import SHAPES, Shape, floats_a_token, matmul_rate
+from onelap.plan import floats_a_token, matmul_rate
 from onelap.precision import Precision, choose_precision
 from onelap.prompts import MEANINGS, Prompt, build_prompt
 from onelap.recipe import Recipe
 from onelap.scoring import score
+from onelap.shapes import SHAPES, Shape
 from onelap.training import TARGETS, prepare_trainer
 
 EMBEDDED = PROJECT / "data" / "embedded_base"

@@ -8,16 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two at a time, on two cores: a thread each, for what they start too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import matplotlib
 import nbformat
 import pytest
 import yaml
+from filelock import FileLock
 
 from onelap.history import list_runs
 from onelap.recipe import Recipe
+from onelap.runs import read_json, write_json
 
 TOY_RECIPE = Recipe(
     epochs=1.0,
@@ -40,6 +44,22 @@ TOY_WORDS = {
     "none": ["buy", "call", "milk", "dentist", "tuesday", "parcel", "pick", "up", "ticket", "later"],
 }
 JAPANESE = "決めた。来月から家計簿はやめて、月に一度だけ通帳を見る。理由は続かないから。"
+CANARY = "Zwieselkraut embrangles the vespertine ostler"  # stands in some notes, and may stand nowhere else
+# A process in a network of its own, whose only interface is the loopback one.
+ALONE = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--net",
+    sys.executable,
+    "-c",
+    """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x49))  # SIOCSIFFLAGS: up, loopback, running
+os.execvp(sys.argv[1], sys.argv[1:])
+""",
+]
 FILLER = ["the", "kettle", "garden", "bicycle", "window", "letter", "engine", "river", "bread", "table", "morning"]
 
 
@@ -87,10 +107,22 @@ def toy_base(tmp_path_factory) -> Path:
     return folder
 
 
+def alone() -> list[str]:
+    """`ALONE` before a command, where this system lets users make networks; else nothing."""
+    try:
+        works = subprocess.run([*ALONE, "true"], capture_output=True).returncode == 0
+    except OSError:
+        works = False
+    return ALONE if works else []
+
+
 def write_toy_params(folder: Path, base: Path) -> Path:
     """A parameter file for a lap of seconds: toy notes, toy base."""
+    notes = toy_notes(150)
+    for note in notes[::4]:
+        note["text"] += f". {CANARY}"
     parameters = {
-        "notes_path": str(write_jsonl(folder / "notes.jsonl", toy_notes(150))),
+        "notes_path": str(write_jsonl(folder / "notes.jsonl", notes)),
         "base_model": str(base),
         "split_dir": str(folder / "splits"),
         "max_length": 192,
@@ -112,16 +144,35 @@ def toy_params(tmp_path, toy_base) -> Path:
 
 @pytest.fixture(scope="session")
 def lap(toy_base, tmp_path_factory):
+    """A run folder, and the process that finished it: made once for all that test at the same time.
+
+    Nothing may be changed in it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "lap"
+    with FileLock(f"{home}.lock"):
+        if not (home / "end.json").exists():
+            home.mkdir()
+            result = make_lap(home, toy_base)
+            write_json(home / "end.json", {"stdout": result.stdout, "stderr": result.stderr})
+    return home / "outputs/toy", SimpleNamespace(**read_json(home / "end.json"))
+
+
+def make_lap(home: Path, base: Path) -> subprocess.CompletedProcess:
     """A lap on the toy notes in the midst of a vault of hostile files, killed in training and taken up again.
 
-    The run folder and the finished process. Nothing may be changed in it.
+    Without a network where that can be had, and with home and temporary folders of its own beside the run folder.
     """
-    home = tmp_path_factory.mktemp("lap")
-    params, vault = write_toy_params(home, toy_base), write_hostile_vault(home / "vault")
+    params, vault = write_toy_params(home, base), write_hostile_vault(home / "vault")
     shutil.move(home / "notes.jsonl", vault)
-    folder = home / "outputs" / "toy"
-    command = [Path(sys.executable).with_name("onelap"), "run", params, "--run", folder]
-    process = subprocess.Popen([*command, "-p", f"notes_path={vault}"], stdout=subprocess.DEVNULL)
+    places = {"HOME": home / "home", "TMPDIR": home / "temporary"}
+    for place in places.values():
+        place.mkdir()
+    environment = os.environ | {name: str(place) for name, place in places.items()}
+    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # where it keeps its fonts, which take time to find
+    folder = home / "outputs/toy"
+    command = [Path(sys.executable).with_name("onelap"), "run", params, "--run", folder, "-p", f"notes_path={vault}"]
+    process = subprocess.Popen([*alone(), *command], stdout=subprocess.DEVNULL, env=environment)
     while not list(folder.glob("training/checkpoint-*/complete.json")):
         assert process.poll() is None
         time.sleep(0.02)
@@ -129,9 +180,9 @@ def lap(toy_base, tmp_path_factory):
     process.wait()
     (killed,) = list_runs(folder.parent).itertuples()
     assert killed.status == "killed"
-    result = run_onelap("run", "--resume", folder)
+    result = run_onelap("run", "--resume", folder, before=alone(), env=environment)
     assert result.returncode == 0, result.stderr
-    return folder, result
+    return result
 
 
 def write_hostile_vault(folder: Path) -> Path:
@@ -185,9 +236,9 @@ def hostile_vault(tmp_path) -> Path:
     return write_hostile_vault(tmp_path / "vault")
 
 
-def run_onelap(*arguments: object, **options) -> subprocess.CompletedProcess:
+def run_onelap(*arguments: object, before: list[str] = (), **options) -> subprocess.CompletedProcess:
     """The installed command, run as a user would: returns the finished process."""
-    command = [str(Path(sys.executable).with_name("onelap")), *map(str, arguments)]
+    command = [*before, str(Path(sys.executable).with_name("onelap")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=280, **options)
 
 

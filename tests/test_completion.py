@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["run", "plan", "doctor", "fetch", "runs", "label", "sort", "export"]
+COMMANDS = ["run", "plan", "doctor", "fetch", "runs", "report", "label", "sort", "export"]
 BIN = Path(sys.executable).parent
 BASH = """
 eval "$(register-python-argcomplete onelap)"

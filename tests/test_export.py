@@ -15,8 +15,6 @@ import pytest
 from onelap.runs import Run
 from tests.conftest import run_onelap
 
-pytestmark = pytest.mark.xdist_group("lap")  # they share one
-
 
 @pytest.fixture(scope="module")
 def exported(lap, tmp_path_factory):

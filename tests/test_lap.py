@@ -22,7 +22,6 @@ ARM_FILES = {"metrics.json", "predictions.jsonl", "validation.jsonl"}
 ARMS = ["majority", "markup", "tfidf", *UNTUNED, "qlora"]
 
 
-@pytest.mark.xdist_group("lap")
 def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap, tmp_path):
     folder, result = lap
     inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

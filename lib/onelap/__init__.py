@@ -4,6 +4,7 @@ One module a subject, in the order in which a lap uses them:
 
     parameters   the notebooks' parameters cells as a schema; reading and checking values
     runner       the five notebooks through papermill
+    discretion   a failed cell does not quote the notes
     resume       what of a run that stopped is still good
     progress     the line that says how far long work is
     guard        nothing reaches beyond this machine
@@ -23,6 +24,7 @@ One module a subject, in the order in which a lap uses them:
     prompts      a note as the model sees it; what is cut when it is too long
     precision    which number format goes where on this device
     memory       a cap, and smaller pieces where memory runs out
+    shapes       what of a model decides its size
     models       loading the base in 4 bits, adapters
     generation   an answer that is written and parsed, to compare with
     endpoint     a general model behind a server on this machine
@@ -38,6 +40,7 @@ One module a subject, in the order in which a lap uses them:
     evaluation   metrics with intervals, arms compared in pairs, the verdict
     history      all runs side by side, and what differs between two
     figures      every figure of the notebooks
+    report       one HTML file of a run
     sorting      new notes, with the model of a run that stays loaded
     inbox        where they come from
     answers      how they are told

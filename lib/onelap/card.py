@@ -6,6 +6,7 @@ from huggingface_hub import ModelCardData
 
 from onelap import find_path
 from onelap.evaluation import percent, points, with_interval
+from onelap.models import on_hub
 from onelap.runs import Run, read_json
 
 USES = {"train": "learn from", "validation": "choose by", "test": "test on"}
@@ -99,9 +100,9 @@ def model_card(run: Run, difference: dict, base: Path) -> str:
     found, manifest, asked = read_json(run.comparison_path), run.read_manifest(), run.asked
     arms, kinds, versions = found["arms"], manifest["kinds"], run.record["versions"]
     sure, seeds = arms["qlora"]["sure_enough"], len(arms["qlora"]["seeds"])
-    on_hub = not find_path(asked["base_model"]).exists()
+    fetched = not find_path(asked["base_model"]).exists()
     header = ModelCardData(
-        base_model=asked["base_model"] if on_hub else None,
+        base_model=on_hub(asked["base_model"])[0] if fetched else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["text-classification", "qlora", "notes"],
@@ -119,7 +120,7 @@ def model_card(run: Run, difference: dict, base: Path) -> str:
     return CARD.format(
         header=header.to_yaml(),
         kinds=", ".join(kinds),
-        base=asked["base_model"] if on_hub else base.name,
+        base=asked["base_model"] if fetched else base.name,
         sentence=found["sentence"],
         n=difference["n"],
         arms=_rows(measured),

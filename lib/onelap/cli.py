@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         argcomplete.autocomplete(parser)  # ends here where the shell only asks what could follow
         options = parser.parse_args(arguments)
         traceback = options.traceback
+        os.umask(0o077)  # what is made of private notes, nobody else on this machine may read
         if options.command is not commands.fetch:
             guard.close()
         options.command(options)
@@ -87,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     command = add(commands.runs, "list all runs, or say what differs between two", "onelap runs RUN_A RUN_B")
     _add_run(command, "run", "two runs' folders, or names below outputs/", nargs="*")
     command.add_argument("--outputs", type=Path, default=PROJECT / "outputs", metavar="DIR", help="where the runs are")
+
+    command = add(commands.report, "one HTML file of a run, for reading", "onelap report RUN")
+    _add_run(command, "run", "the run, by its folder or its name below outputs/")
+    command.add_argument("--out", type=Path, metavar="FILE", help="where to (default: report.html in the run folder)")
 
     command = add(commands.label, "give kinds to notes, one key a note, the most useful first", "onelap label ~/vault")
     command.add_argument("notes", metavar="PATH", help="folder, .jsonl or .csv file; labels are stored beside it")

@@ -80,14 +80,16 @@ def _two_runs(options: argparse.Namespace) -> None:
 def fetch(options: argparse.Namespace) -> None:
     """`onelap fetch`: download the base model that a parameter file names."""
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub reads it
-    from onelap.models import fetch_base
+    from onelap.models import fetch_base, on_hub
+    from onelap.shapes import SHAPES
 
     parameters = _parameters(options)
     name = str(parameters["base_model"])
     if find_path(name).exists():
-        print(f"{name} is a folder on this machine; there is nothing to download")
-    else:
-        print(fetch_base(name))
+        return print(f"{name} is a folder on this machine; there is nothing to download")
+    shape = SHAPES.get(on_hub(name)[0])
+    print(f"downloading {name}" + (f", {shape.download_gb:.1f} GB" if shape else ""), file=sys.stderr, flush=True)
+    print(fetch_base(name))
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -192,6 +194,20 @@ def sort(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; answers that are whole: {tally.notes}") from None
     tally.close(sorter.threshold, inbox.passed_over)
+
+
+def report(options: argparse.Namespace) -> None:
+    """`onelap report`: one HTML file of a run."""
+    from onelap.history import find_run
+    from onelap.report import write_report
+
+    lap = find_run(options.run, PROJECT / "outputs")
+    file = (options.out or lap.path / "report.html").expanduser().absolute()
+    try:
+        write_report(lap, file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror}") from None
+    print(file)
 
 
 def export(options: argparse.Namespace) -> None:

@@ -6,9 +6,11 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
 from matplotlib import font_manager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 from sklearn.metrics import confusion_matrix
 
 from onelap import evaluation
@@ -32,10 +34,15 @@ plt.rcParams.update(
         "axes.titlesize": 11,
         "axes.titlelocation": "left",
         "font.size": 10,
-        "font.family": FONTS,
+        "font.family": [*FONTS, "sans-serif"],
+        "font.sans-serif": ["DejaVu Sans", "Verdana"],  # of the same widths, for readers without the former
         "legend.frameon": False,
+        "svg.fonttype": "none",  # text stays text: a quarter of the size, and it can be searched
     }
 )
+
+if get_ipython():
+    set_matplotlib_formats("svg")  # sharp on any screen and on paper
 
 
 def without_glyphs(names: list[str]) -> str:

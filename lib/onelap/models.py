@@ -1,12 +1,15 @@
 """The base model: finding it, loading it in 4 bits, putting an adapter on it.
 
-A base is a local Hugging Face folder or the name of a model that `onelap fetch` has
-downloaded; both are loaded in the same way, and nothing is looked up on the network.
+A base is a local Hugging Face folder or the name of a model that `onelap fetch` has downloaded, as
+`owner/name@revision`; both are loaded in the same way, and nothing is looked up on the network. A
+revision is a commit: without one, another download may bring another model.
 """
 
 from pathlib import Path
 
-from onelap import UserError, find_path
+from onelap import PROJECT, UserError, find_path
+from onelap.runs import read_yaml
+from onelap.shapes import SHAPES
 
 WEIGHTS = "*.safetensors"
 NEEDED = ["config.json", "tokenizer*", WEIGHTS]
@@ -24,8 +27,14 @@ def locate_base(name: str) -> Path:
     return path
 
 
+def on_hub(name: str) -> tuple[str, str | None]:
+    """Repository and revision of `owner/name@revision`; no revision is the newest one."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or None
+
+
 def fetch_base(name: str) -> Path:
-    """Download weights, configuration and tokenizer from the model hub.
+    """Download weights, configuration and tokenizer from the model hub, which is told name and revision only.
 
     Raises UserError where the hub does not answer or refuses (no network, unknown name, a
     licence that must be accepted first).
@@ -33,7 +42,8 @@ def fetch_base(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=FETCHED))
+        repository, revision = on_hub(name)
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=FETCHED))
     except Exception as error:  # whatever the network, the hub or the disk comes up with
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"base_model {name}: not downloaded: {reason}") from None
@@ -52,14 +62,24 @@ def _downloaded(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    repository, revision = on_hub(name)
     try:
         # The same files as were fetched, or the client calls the download incomplete.
-        return Path(snapshot_download(name, allow_patterns=FETCHED, local_files_only=True))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=FETCHED, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
+        shape = SHAPES.get(repository)
+        size = f", {shape.download_gb:.1f} GB" if shape else ""
         raise UserError(
-            f"base_model {name}: there is no such folder, and no model of that name has been downloaded; "
-            "`onelap fetch PARAMS.yaml` downloads one from the hub"
+            f"base_model {name}: there is no such folder, and no model of that name and revision has been downloaded; "
+            f"`{_fetch_command(name)}` downloads it{size}"
         ) from None
+
+
+def _fetch_command(name: str) -> str:
+    """What to type; by one of the parameter files, if one names this base."""
+    files = sorted((PROJECT / "params").glob("*.yaml"))
+    naming = [file.name for file in files if read_yaml(file).get("base_model") == name]
+    return f"onelap fetch params/{naming[0]}" if naming else f"onelap fetch params/one_lap.yaml -p base_model={name}"
 
 
 def load_tokenizer(base: Path):

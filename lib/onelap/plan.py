@@ -19,12 +19,12 @@ import torch
 from onelap import PROJECT
 from onelap.duplicates import drop_duplicates
 from onelap.memory import peak_memory_gb
-from onelap.models import is_here, load_tokenizer, locate_base
+from onelap.models import is_here, load_tokenizer, locate_base, on_hub
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes, read_notes
 from onelap.precision import Precision
 from onelap.prompts import Prompt, build_prompt
 from onelap.recipe import Recipe
-from onelap.runs import read_json
+from onelap.shapes import SHAPES, Shape
 
 EMBEDDED = str(PROJECT / "data" / "embedded_base")
 NF4 = 0.516  # bytes a weight with double quantization (Dettmers et al. 2023, arXiv 2305.14314, section 3)
@@ -35,55 +35,9 @@ MEASURED_STEPS = 3  # on each of two batches
 EFFICIENCY = 0.35  # share of the measured matrix-product rate that a training step reaches; the aim, until measured
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What of a model's configuration decides memory and time."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    key_value: int
-    """Width of keys and values: heads times their size."""
-    vocabulary: int
-    tied: bool
-    """Whether input embeddings and head are the same matrix."""
-
-    @classmethod
-    def read(cls, base: Path) -> "Shape":
-        """From a model folder's config.json."""
-        config = read_json(base / "config.json")
-        heads = config["num_attention_heads"]
-        head_size = config.get("head_dim") or config["hidden_size"] // heads
-        return cls(
-            config["hidden_size"],
-            config["intermediate_size"],
-            config["num_hidden_layers"],
-            config.get("num_key_value_heads", heads) * head_size,
-            config["vocab_size"],
-            config.get("tie_word_embeddings", True),
-        )
-
-    @property
-    def linear(self) -> int:
-        """Weights of the linear layers in all blocks, those that are quantized."""
-        attention = 2 * self.hidden**2 + 2 * self.hidden * self.key_value
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-    def adapter(self, rank: int) -> int:
-        """LoRA weights on q, k, v, o, gate, up and down of every block."""
-        widths = 4 * self.hidden + 2 * (self.hidden + self.key_value) + 3 * (self.hidden + self.intermediate)
-        return self.layers * rank * widths
-
-
-SHAPES = {  # of the models that params/ names, from their config.json; so a plan needs no download
-    "Qwen/Qwen2.5-3B-Instruct": Shape(2048, 11008, 36, 256, 151936, tied=True),
-    "meta-llama/Llama-3.1-8B-Instruct": Shape(4096, 14336, 32, 1024, 128256, tied=False),
-}
-
-
 def shape_of(base_model: str) -> Shape:
     """Of a model on this machine or one of `SHAPES`. Raises UserError for any other."""
-    return SHAPES.get(base_model) or Shape.read(locate_base(base_model))
+    return SHAPES.get(on_hub(base_model)[0]) or Shape.read(locate_base(base_model))
 
 
 def memory(shape: Shape, rank: int, tokens: int, checkpointing: bool, device: str) -> dict[str, float]:

@@ -20,6 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from onelap import NotebookFailed, UserError, find_path, guard
+from onelap.discretion import pieces_of, texts_of_notes, withhold, without
 from onelap.endpoint import check_address
 from onelap.models import locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes
@@ -272,11 +273,32 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
                 entry["status"] = "interrupted"
             go_on = f"`onelap run --resume {run.path}` goes on"
             raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {go_on}") from None
+        if not parameters.get("show_text", True):
+            _withhold(working, error, parameters)
         raise _failure(error, progress, final) from None
     finally:
         interrupt.end_kernel()
         _keep(working, final)
         _note_end(run, notebooks={name: entry | {"seconds": progress.seconds}})
+
+
+def _withhold(working: Path, error: Exception, parameters: dict) -> None:
+    """Take the notes' words out of a failed notebook and of its error; all outputs, where the notes are gone."""
+    try:
+        notebook = nbformat.read(working, as_version=4)
+    except (OSError, ValueError):  # none, or half a file
+        return
+    try:
+        texts = list(texts_of_notes(parameters))
+        withhold(notebook, texts)
+        if isinstance(error, PapermillExecutionError) and error.ename != "UserError":
+            error.evalue = without(error.evalue, pieces_of(error.evalue, texts))
+    except UserError:
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs = []
+    with contextlib.suppress(OSError):  # a disk that is full
+        nbformat.write(notebook, working)
 
 
 def _failure(error: Exception, progress: Progress, final: Path) -> Exception:
