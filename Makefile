@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ONELAP := .venv/bin/onelap
 
-.PHONY: help lap test base clean
+.PHONY: help lap test test-long base example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ test-long: .venv/.installed  ## the tests that take minutes each
 
 base: .venv/.installed  ## train the embedded base from scratch (about an hour on two cores)
 	.venv/bin/python tools/make_base.py
+
+example: .venv/.installed  ## one lap, and from it the report and the picture that the README shows
+	.venv/bin/python tools/make_example.py
 
 clean:  ## remove the environment; runs under outputs/ stay
 	rm -rf .venv

@@ -28,9 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger().addHandler(logging.NullHandler())  # what matters to the user is in the one line below
     traceback = False
     try:
-        parser = _parser()
-        argcomplete.autocomplete(parser)  # ends here where the shell only asks what could follow
-        options = parser.parse_args(arguments)
+        options = parse(arguments)
         traceback = options.traceback
         os.umask(0o077)  # what is made of private notes, nobody else on this machine may read
         if options.command is not commands.fetch:
@@ -48,6 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _complain(f"{_told(error)} (--traceback shows where)", 1)
     return 0
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """What was typed; the process ends here where the shell only asks what could follow. Raises UserError."""
+    parser = _parser()
+    argcomplete.autocomplete(parser)
+    return parser.parse_args(arguments)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
+from onelap import PROJECT
 from onelap.evaluation import arms_table
 from onelap.guard import refused
 from onelap.parameters import NOTEBOOKS
@@ -40,6 +41,8 @@ def write_report(run: Run, file: Path) -> None:
         light=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
         dark=HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
     )
+    for place, short in ((PROJECT, "."), (Path.home(), "~")):  # whose machine it was is nobody's business
+        text = text.replace(str(place), short)
     write_text(file, text)
 
 

@@ -1,0 +1,33 @@
+"""The example that the README shows, from a lap with the embedded base: docs/example/report.html and docs/result.png.
+
+make example
+"""
+
+import matplotlib.pyplot as plt
+
+from onelap import PROJECT, UserError, figures
+from onelap.parameters import read_parameters
+from onelap.report import write_report
+from onelap.runner import resolve_inputs, run_lap
+from onelap.runs import Run, read_json
+
+PARAMS = PROJECT / "params" / "embedded.yaml"
+
+
+def main() -> None:
+    """One lap, its report and its first figure."""
+    parameters, problems = read_parameters(PARAMS)
+    problems += resolve_inputs(parameters)
+    if problems:
+        raise UserError("; ".join(problems))
+    run = Run.create(PARAMS.name, parameters, None)
+    with run.locked():
+        run_lap(run, parameters)
+    write_report(run, PROJECT / "docs" / "example" / "report.html")
+    figures.accuracies(read_json(run.comparison_path)["arms"])
+    plt.savefig(PROJECT / "docs" / "result.png", dpi=150)
+    print(read_json(run.comparison_path)["sentence"])
+
+
+if __name__ == "__main__":
+    main()
