@@ -119,8 +119,9 @@ def alone() -> list[str]:
 def write_toy_params(folder: Path, base: Path) -> Path:
     """A parameter file for a lap of seconds: toy notes, toy base."""
     notes = toy_notes(150)
-    for note in notes[::4]:
-        note["text"] += f". {CANARY}"
+    rng = random.Random(0)
+    for note in notes[::7]:  # of all sources, so in all parts; in another order each time, or they repeat each other
+        note["text"] = " ".join([note["text"], *rng.sample(CANARY.split(), 5)])
     parameters = {
         "notes_path": str(write_jsonl(folder / "notes.jsonl", notes)),
         "base_model": str(base),

@@ -107,9 +107,8 @@ def test_the_readmes_python_runs_as_written(owner, tmp_path):
     shown = [code for language, code in blocks(PROJECT / "README.md") if language == "python"]
     assert len(shown) == 2
     for code in shown:
-        program = code.replace('["onelap", "sort", "-"]', '["onelap", "sort", "-", "--run", RUN]')
-        result = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", **owner
-        )
+        program = code.replace('"sort", "-"', f'"sort", "-", "--run", "{RUN}"')
+        command = [sys.executable, "-c", program]
+        result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", **owner)
         assert result.returncode == 0, result.stderr
         assert len(result.stdout.splitlines()) == 2

@@ -160,7 +160,7 @@ def test_the_list_of_runs_tells_a_killed_run_from_a_running_one(onelap, tmp_path
         (["runs", "--outputs", "nowhere"], "no runs in nowhere yet"),
         (
             ["run", "params/one_lap.yaml"],
-            "no model of that name has been downloaded; `onelap fetch PARAMS.yaml` downloads",
+            "no model of that name and revision has been downloaded; `onelap fetch params/full.yaml` downloads it",
         ),
         (["run", "params/embedded.yaml", "-p", "base_model=C:/no model"], "there is no such folder, and no model of"),
     ],
