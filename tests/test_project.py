@@ -1,5 +1,7 @@
 """The repository's own promises: pins, style, notebooks, sample notes."""
 
+import ast
+import graphlib
 import re
 import shlex
 import subprocess
@@ -62,6 +64,33 @@ def test_a_notebook_opens_with_its_purpose_and_ends_with_its_finding(path):
     assert "**Reads**" in cells[0].source and "**Writes**" in cells[0].source
     assert cells[-2].source.startswith("## ") and "print(" in cells[-1].source
     assert max(cell.source.count("\n") for cell in cells if cell.cell_type == "code") < 21
+
+
+MODULES = {path.stem: path.read_text(encoding="utf-8") for path in (PROJECT / "lib/onelap").glob("*.py")}
+
+
+def imports(code: str) -> set[str]:
+    """Modules of the library that one imports, in functions too, but for what only a type checker reads."""
+    tree, found = ast.parse(code), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "onelap":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onelap."):
+            found.add(node.module.split(".")[1])
+    return found & set(MODULES)
+
+
+def test_modules_form_no_cycle():
+    order = graphlib.TopologicalSorter({name: imports(code) for name, code in MODULES.items()}).static_order()
+    assert set(order) == set(MODULES), "and CycleError names one"
+
+
+def test_the_library_lists_its_modules():
+    listed = re.findall(r"^    (\w+) {2,}\S", MODULES["__init__"], re.MULTILINE)
+    assert sorted([*listed, "__init__"]) == sorted(MODULES)
 
 
 # Sample notes

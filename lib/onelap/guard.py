@@ -2,7 +2,7 @@
 
 Python announces both before they are made (audit events, PEP 578), and a hook that was added cannot be
 taken out. What native code opens by itself is not seen here; that none does is shown by a lap in a network
-namespace without any outside interface (`tests/test_network.py`).
+namespace without any outside interface (`tests/test_privacy.py`).
 """
 
 import ipaddress

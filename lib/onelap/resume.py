@@ -55,6 +55,8 @@ def why_again(run: Run, notebook: str) -> str | None:
     step, entry = step_of(notebook), run.record.get("notebooks", {}).get(notebook, {})
     if entry.get("status") != "done" or not (run.path / f"{notebook}.ipynb").exists():
         return "it was not finished"
+    if notebook not in STEPS:
+        return "nothing is known of what it reads"
     if entry.get("read") != digest(run, step.reads):
         return "what it reads has changed since"
     if entry.get("written") != digest(run, step.writes):

@@ -25,7 +25,7 @@ from onelap.recipe import Recipe
 from onelap.scoring import answer_log_likelihoods, lay_out
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
-    raise UserError("Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 and restart the kernel")
+    raise UserError("Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 (Windows: setx PYTHONUTF8 1, then a new window), and start again")
 from trl import SFTConfig, SFTTrainer
 
 SPELLING = 0.02  # nats of a label count this much beside those between the kinds (docs/LOG.md)
