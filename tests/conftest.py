@@ -120,8 +120,8 @@ def write_toy_params(folder: Path, base: Path) -> Path:
     """A parameter file for a lap of seconds: toy notes, toy base."""
     notes = toy_notes(150)
     rng = random.Random(0)
-    for note in notes[::7]:  # of all sources, so in all parts; in another order each time, or they repeat each other
-        note["text"] = " ".join([note["text"], *rng.sample(CANARY.split(), 5)])
+    for note in notes[::3]:  # in all parts; one word each, or they would repeat each other
+        note["text"] += f" {rng.choice(CANARY.split()[::3])}"
     parameters = {
         "notes_path": str(write_jsonl(folder / "notes.jsonl", notes)),
         "base_model": str(base),

@@ -86,7 +86,7 @@ def test_plan_answers_before_anything_is_downloaded(onelap, toy_params):
     assert result.returncode == 0, result.stderr
     assert "weights, NF4                     1.43 GB" in result.stdout and result.stdout.endswith("It fits.\n")
     hopeless = onelap("plan", PROJECT / "params/full.yaml", "-p", "time_budget_hours=0.001", "-p", "epochs=100")
-    assert "It does not fit, not even with max_length=" in hopeless.stdout
+    assert "It does not fit, not even with " in hopeless.stdout and "max_length=" in hopeless.stdout
     assert "epochs=25.0 (fewer passes over the notes): it needs a smaller base_model.\n" in hopeless.stdout
     here = onelap("plan", toy_params, "-p", "time_budget_hours=0.001", "-p", "epochs=100")
     assert "some real steps say" in here.stdout and "some real steps" not in result.stdout

@@ -47,6 +47,7 @@ def in_a_process(code: str) -> subprocess.CompletedProcess:
         f"socket.gethostbyaddr('{ELSEWHERE}')",
         "__import__('urllib.request').request.urlopen('http://example.org', timeout=1)",
         "__import__('httpx').get('http://example.org', timeout=1)",
+        f"socket.socket().connect((bytearray(b'{ELSEWHERE}'), 80))",
     ],
 )
 def test_what_is_beyond_this_machine_is_refused_and_written_down(attempt, tmp_path):
@@ -54,6 +55,39 @@ def test_what_is_beyond_this_machine_is_refused_and_written_down(attempt, tmp_pa
     assert result.returncode != 0 and "beyond this machine, and nothing here may reach it" in result.stderr
     (line,) = guard.refused(tmp_path)
     assert line.split()[-1] in (ELSEWHERE, "2001:db8::1", "example.org")
+
+
+def test_a_proxy_on_this_machine_is_no_way_out(tmp_path):
+    """It would pass on what it is given: it is not asked."""
+    asked = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        do_CONNECT = do_POST = do_GET
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    ask = "import os, urllib.request, httpx\n" + "".join(
+        f"try:\n    {call}('http://example.org/words', timeout=2)\nexcept Exception:\n    print('refused')\n"
+        for call in ("urllib.request.urlopen", "httpx.get")
+    )
+    code = f"import os\nfor name in ('http_proxy', 'HTTP_PROXY', 'ALL_PROXY'): os.environ[name] = '{address}'\n"
+    start = code + "import socket, sys\nfrom onelap import guard\nguard.close()\n"
+    result = subprocess.run([sys.executable, "-c", start + ask], capture_output=True, text=True, timeout=60)
+    server.shutdown()
+    assert asked == [] and result.stdout.count("refused") == 2, result.stderr
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST", "localhost.", "::ffff:127.0.0.1", "ip6-localhost", "127.0.0.2"]
+)
+def test_the_loopback_has_many_names(host):
+    assert guard.is_here(host)
 
 
 def test_this_machine_is_reached():
@@ -146,7 +180,7 @@ def test_the_notes_words_are_in_the_dataset_and_nowhere_else(lap, onelap, tmp_pa
     assert onelap("report", folder, "--out", report).returncode == 0
     assert onelap("export", folder, model).returncode == 0
     home = folder.parent.parent
-    places = [home / "outputs", home / "home", home / "temporary", tmp_path]
+    places = [home / "outputs", home / "splits", home / "home", home / "temporary", tmp_path]
     looked_at = [path for place in places for path in place.rglob("*") if path.is_file()]
     found = {path for path in looked_at if quotes_the_canary(path.read_bytes())}
     assert found == {folder / f"dataset/{part}.jsonl" for part in ("train", "validation", "test")}
@@ -159,7 +193,8 @@ def quotes_the_canary(data: bytes) -> bool:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_a_run_is_readable_by_its_owner_only(lap):
-    open_to_others = [path for path in [lap[0], *lap[0].rglob("*")] if path.stat().st_mode & 0o077]
+    made = [lap[0], *lap[0].rglob("*"), *(lap[0].parent.parent / "splits").rglob("*")]
+    open_to_others = [path for path in made if path.stat().st_mode & 0o077]
     assert open_to_others == []
 
 
@@ -172,6 +207,9 @@ FAILING = {
     "half of it": "raise TypeError(f'expected a number, found {text[9:40]!r}')",
     "a chain of exceptions": "try:\n    {}[text]\nexcept KeyError as error:\n    raise RuntimeError('gone') from error",
     "what was printed before": "print(text)\nraise RuntimeError('later')",
+    "in capitals": "raise ValueError(text.upper())",
+    "as JSON": "raise ValueError(json.dumps(text))",
+    "what was shown before": "import pandas\ndisplay(pandas.DataFrame([text]))\nraise RuntimeError('later')",
     "a library's": "import json\njson.loads('{\"' + text)\nint(text)",
 }
 
@@ -190,6 +228,45 @@ def test_a_cell_that_fails_does_not_quote_a_note(cell, notebook, tmp_path):
     for word in WORDS[:1] + WORDS[3:]:
         assert word not in str(failure.value) and word not in written and word not in run.record_path.read_text()
     assert "Error" in str(failure.value) and "Traceback" in written
+
+
+def test_a_kind_that_is_a_note_is_not_shown(onelap, tmp_path):
+    """Where the wrong field was named."""
+    notes = write_jsonl(tmp_path / "notes.jsonl", [{"text": f"{CANARY} {n}", "kind": "value"} for n in range(40)])
+    run = tmp_path / "run"
+    result = onelap("run", "params/embedded.yaml", "--run", run, "-p", f"notes_path={notes}", "-p", "kind_field=text")
+    assert result.returncode == 2 and "a text of 47 characters in row" in result.stderr
+    for file in [path for path in run.rglob("*") if path.is_file()]:
+        assert not quotes_the_canary(file.read_bytes().lower().replace(b"zwiesel", b"Zwiesel")), file
+    assert "ostler" not in result.stderr
+
+
+def test_an_interrupt_while_words_are_withheld_leaves_no_notebook(notebook, tmp_path, monkeypatch):
+    notes = write_jsonl(tmp_path / "notes.jsonl", [{"text": CANARY, "kind": "a"}])
+    parameters = read_parameters(None)[0] | {"notes_path": str(notes), "kinds": "a, b"}
+    run = Run.create("toy", parameters, tmp_path / "run")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onelap.runner.withhold", interrupted)
+    source = notebook("01_one", 'run_dir: str = "."  # folder', f"raise ValueError(open({str(notes)!r}).read())")
+    with pytest.raises(KeyboardInterrupt):
+        run_lap(run, parameters, [source])
+    assert not list(run.path.rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("quit my job", "ValueError: 'Quit my job' is no number"),
+        ("妻と離婚を決めた。", "KeyError: '離婚を決めた'"),
+        ("Über Öl und Äpfel in Köln", 'bad row: "\\u00dcber \\u00d6l und \\u00c4pfel in K\\u00f6ln"'),
+    ],
+)
+def test_short_foreign_and_escaped_words_are_withheld_too(text, said):
+    left = without(said, pieces_of(said, [text]))
+    assert WITHHELD in left and not any(word in left for word in ("job", "離婚", "pfel"))
 
 
 def test_only_a_notes_words_are_withheld():
@@ -214,6 +291,8 @@ def hub(toy_base):
 
         def do_GET(self):
             self.answer(True)
+
+        do_POST = do_PUT = do_GET
 
         def answer(self, with_body):
             requests.append((self.path, str(self.headers)))
@@ -300,7 +379,9 @@ def test_no_pickle_no_remote_code_no_shell_and_yaml_safely():
                 called = ast.unparse(node.func)
                 options = {option.arg: ast.unparse(option.value) for option in node.keywords}
                 assert called not in ("eval", "exec", "os.system", "os.popen"), where
-                assert "shell" not in options and "trust_remote_code" not in options, where
+                assert "shell" not in options and options.get("trust_remote_code", "False") == "False", where
+                if called.startswith("Auto") and called.endswith(".from_pretrained") and "lib" in path.parts:
+                    assert "trust_remote_code" in options or "**options" in ast.unparse(node), where
                 assert called != "torch.load" or options.get("weights_only") == "True", where
                 assert called != "yaml.load" or ast.unparse(node.args[1]) == "_YAML", where
                 assert called not in ("yaml.unsafe_load", "yaml.full_load"), where

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +115,15 @@ def test_it_is_dark_for_who_likes_it_dark(page, tmp_path):
 
 def brightness(colour):
     return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+
+def test_paths_of_this_machine_are_shortened_and_nothing_else(monkeypatch):
+    from onelap.report import _without_places
+
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("/home/ann"))
+    assert _without_places("/home/ann/vault, /home/anna/x, '/home/ann'") == "~/vault, /home/anna/x, '~'"
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("/"))
+    assert _without_places("<p>/etc/</p>") == "<p>/etc/</p>"
 
 
 def test_a_run_that_failed_has_a_report_too(lap, onelap, tmp_path):

@@ -14,6 +14,8 @@ import pytest
 
 from tests.conftest import TOY_WORDS, toy_notes, write_jsonl
 
+# A shell that starts tests in the background has them ignore it.
+HEARS_CTRL_C = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
 ONELAP = str(Path(sys.executable).with_name("onelap"))
 SCRIPT = """
 import json, subprocess, sys
@@ -95,6 +97,7 @@ def started(lap, *paths):
     process = subprocess.Popen(
         [ONELAP, "sort", *paths, "--run", str(lap[0])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        preexec_fn=HEARS_CTRL_C,
     )  # fmt: skip
     return process
 

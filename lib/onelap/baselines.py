@@ -93,7 +93,8 @@ def embeddings_model(folder: str) -> Pipeline:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModel.from_pretrained(base, dtype="float32").eval()
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        model = AutoModel.from_pretrained(base, dtype="float32", trust_remote_code=False).eval()
         found = []
         for text in texts:
             read = tokenizer(text, truncation=True, max_length=512, return_tensors="pt")

@@ -33,7 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.umask(0o077)  # what is made of private notes, nobody else on this machine may read
         if options.command is not commands.fetch:
             guard.close()
-        options.command(options)
+        try:
+            options.command(options)
+        finally:
+            if guard.attempts():
+                print(f"refused to reach beyond this machine: {'; '.join(guard.attempts())}", file=sys.stderr)
     except UserError as error:
         return _complain(error, 2)
     except BrokenPipeError:  # `| head` has seen enough

@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 
 from onelap import UserError
+from onelap.discretion import pieces_of, without
 from onelap.generation import ANSWER_TOKENS, parse_answer
 from onelap.guard import is_here, opened
 from onelap.prompts import question
@@ -68,6 +69,11 @@ def ask(
     return answered, (time.perf_counter() - start) / len(texts), counts
 
 
+def _without_the_note(answer: str, prompt: str) -> str:
+    """The beginning of what a server says of an error; some say what they were sent."""
+    return without(answer, pieces_of(answer, [prompt]))[:200]
+
+
 def _reply(client: httpx.Client, url: str, model: str, prompt: str, counts: Counter) -> tuple[str, str]:
     """(answer or reason, `answered`, `refused`, `timeout` or `error`), after some attempts."""
     request = {
@@ -90,7 +96,7 @@ def _reply(client: httpx.Client, url: str, model: str, prompt: str, counts: Coun
         except httpx.TimeoutException:
             failed = f"no answer within {client.timeout.read:g} seconds", "timeout"
         except httpx.HTTPStatusError as error:
-            failed = f"status {error.response.status_code}: {error.response.text[:200]}", "error"
+            failed = f"status {error.response.status_code}: {_without_the_note(error.response.text, prompt)}", "error"
         except (
             httpx.HTTPError,
             httpx.InvalidURL,

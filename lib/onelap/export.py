@@ -66,7 +66,7 @@ def merge(base: Path, adapter: Path, folder: Path) -> None:
     """Save NF4 weights, unpacked, and an adapter as one model in 16 bits; on the CPU, which has more memory."""
     from transformers import AutoConfig
 
-    stored = AutoConfig.from_pretrained(base).dtype
+    stored = AutoConfig.from_pretrained(base, trust_remote_code=False).dtype
     # bfloat16 holds any weight of a float32 model, float16 does not.
     dtype = stored if stored in (torch.float16, torch.bfloat16) else torch.bfloat16
     model = load_base(base, Precision("cpu", dtype, bf16=False, fp16=False, why="as it will be stored"))
@@ -80,7 +80,8 @@ def load_merged(folder: Path, precision: Precision):
 
     cap_memory(precision.device)
     place = "cpu" if precision.device == "cpu" else "auto"
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=precision.compute, device_map=place).eval()
+    options = {"dtype": precision.compute, "device_map": place, "trust_remote_code": False}
+    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
 
 def description(prompt: Prompt, calibration: Calibration) -> dict:

@@ -1,11 +1,13 @@
 """Nothing leaves this machine: connections and name look-ups beyond it are refused, and counted.
 
 Python announces both before they are made (audit events, PEP 578), and a hook that was added cannot be
-taken out. What native code opens by itself is not seen here; that none does is shown by a lap in a network
-namespace without any outside interface (`tests/test_privacy.py`).
+taken out. A proxy on this machine would pass requests on: none is used. What native code opens by itself is not
+seen here (on Windows asyncio's connections, too); that none does is shown by a lap in a network namespace without any
+outside interface (`tests/test_privacy.py`).
 """
 
 import ipaddress
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ RECORD = "network.log"
 """In a run folder: one line for each attempt that was refused."""
 
 
+LOOPBACK = {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
+
+
 class Refused(ConnectionError):
     """An attempt to reach another machine."""
 
@@ -28,8 +33,8 @@ class _Guard:
     hooked: bool = False
     closed: bool = False
     file: Path | None = None
-    waiting: list[str] = field(default_factory=list)
-    """Attempts from before there was a file."""
+    attempts: list[str] = field(default_factory=list)
+    """All that this process has made."""
 
 
 _guard = _Guard()
@@ -40,6 +45,9 @@ def close() -> None:
     if not _guard.hooked:
         sys.addaudithook(_watch)
         _guard.hooked = True
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
+    os.environ["NO_PROXY"] = "*"
     _guard.closed = True
 
 
@@ -55,10 +63,9 @@ def opened() -> Iterator[None]:
 
 def record_in(folder: Path) -> None:
     """Write attempts that are refused, earlier ones too, into a run folder."""
+    if _guard.file is None:
+        _append(folder / RECORD, _guard.attempts)
     _guard.file = folder / RECORD
-    waiting, _guard.waiting = _guard.waiting, []
-    for attempt in waiting:
-        _note(attempt)
 
 
 def refused(folder: Path) -> list[str]:
@@ -67,14 +74,20 @@ def refused(folder: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
+def attempts() -> list[str]:
+    """What was refused in this process so far."""
+    return list(_guard.attempts)
+
+
 def is_here(host: str) -> bool:
-    """Whether an address is this machine's own; of names only `localhost` is, since others are looked up elsewhere."""
-    if host == "localhost":
+    """Whether an address is this machine's own; of names only the loopback's are, since others are looked up."""
+    if host.lower().rstrip(".") in LOOPBACK or host.lower().rstrip(".").endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
+    address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback or address.is_unspecified:
         return True
     own = {found.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for found in addresses}
@@ -104,14 +117,18 @@ def _destination(event: str, arguments: tuple) -> str:
         found = arguments[0][0]
     else:
         found = None
-    if isinstance(found, bytes):
-        found = found.decode("ascii", "replace")
+    if isinstance(found, bytes | bytearray):
+        found = bytes(found).decode("ascii", "replace")
     return found if isinstance(found, str) else ""
 
 
 def _note(attempt: str) -> None:
-    if _guard.file is None:
-        _guard.waiting.append(attempt)
-        return
-    with _guard.file.open("a", encoding="utf-8") as file:
-        file.write(attempt + "\n")
+    _guard.attempts.append(attempt)
+    if _guard.file is not None:
+        _append(_guard.file, [attempt])
+
+
+def _append(file: Path, lines: list[str]) -> None:
+    if lines:
+        with file.open("a", encoding="utf-8") as record:
+            record.writelines(f"{line}\n" for line in lines)

@@ -86,7 +86,7 @@ def load_tokenizer(base: Path):
     """The base's tokenizer, padding on the left. Raises UserError where it has no end token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", trust_remote_code=False)
     if tokenizer.eos_token is None:
         raise UserError(f"base_model {base}: expected a tokenizer with an end token (eos_token), found none")
     if tokenizer.pad_token is None:
@@ -121,6 +121,7 @@ def load_base(base: Path, precision):
         # Qwen2-family models can overflow in float16 with eager attention.
         attn_implementation="sdpa",
         local_files_only=True,
+        trust_remote_code=False,  # or it asks, at a terminal
     )
     _keep_trainable_on_cpu(model)
     return model.requires_grad_(False).eval()

@@ -25,6 +25,7 @@ from onelap.rows import ROW_SUFFIXES, rows_of, value_of
 TEXT_SUFFIXES = {".md", ".markdown", ".txt"}
 FIELD_PARAMETERS = ("kinds", "text_field", "kind_field", "source_field", "texture_field", "textures")
 LABELS_SUFFIX = ".labels.jsonl"
+LONGEST_KIND = 24  # characters; a longer name is not shown
 LISTED = 5  # files with an unknown kind that an error names, of each such kind
 MIN_NOTES_PER_KIND = 5  # one each for train, validation and test, and two to learn from
 
@@ -178,10 +179,13 @@ def _refuse_unknown_kinds(notes: pd.DataFrame, fields: Fields) -> None:
     for kind, ids in notes.loc[~notes["kind"].isin(fields.kinds)].groupby("kind")["id"]:
         near = difflib.get_close_matches(kind, fields.kinds, n=1, cutoff=0.0)
         few = ", ".join(ids[:LISTED]) + (f" and {len(ids) - LISTED} more" if len(ids) > LISTED else "")
-        problems.append(f"`{kind}` in {few} (nearest: {near[0]})")
+        # A field that was named by mistake may hold the note itself.
+        shown = f"`{kind}`" if len(kind) <= LONGEST_KIND else f"a text of {len(kind)} characters"
+        problems.append(f"{shown} in {few} (nearest: {near[0]})")
     if problems:
+        more = f"; and {len(problems) - LISTED} others" if len(problems) > LISTED else ""
         raise UserError(
-            f"expected the kinds {', '.join(fields.kinds)}, found {'; '.join(problems)}; "
+            f"expected the kinds {', '.join(fields.kinds)}, found {'; '.join(problems[:LISTED])}{more}; "
             "correct the notes, or name all kinds with -p kinds='…, …'"
         )
 

@@ -1,6 +1,8 @@
 """One HTML file of a run, for reading: the result first, then the five executed notebooks with their code folded."""
 
 import base64
+import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -25,24 +27,23 @@ MAIN_FIGURES = {
 
 def write_report(run: Run, file: Path) -> None:
     """Write the report of a run, with whatever is there of it, as one file that needs nothing from anywhere else."""
+    record = json.loads(_without_places(json.dumps(run.record)))
     notebooks = {path.stem: run.path / path.name for path in NOTEBOOKS if (run.path / path.name).exists()}
     comparison = read_json(run.comparison_path) if run.comparison_path.exists() else None
     page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("report.html")
     text = page.render(
         name=run.path.name,
-        record=run.record,
-        facts=_facts(run.record),
+        record=record,
+        facts=_facts(record),
         refused=refused(run.path),
         comparison=comparison,
         table=arms_table(comparison["arms"]) if comparison else None,
         figures=_main_figures(notebooks[MAIN_NOTEBOOK]) if MAIN_NOTEBOOK in notebooks else [],
         notebooks={stem: _body(path) for stem, path in notebooks.items()},
-        parameters=run.parameters,
+        parameters={name: _without_places(str(value)) for name, value in run.parameters.items()},
         light=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
         dark=HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
     )
-    for place, short in ((PROJECT, "."), (Path.home(), "~")):  # whose machine it was is nobody's business
-        text = text.replace(str(place), short)
     write_text(file, text)
 
 
@@ -53,7 +54,20 @@ def _body(notebook: Path) -> str:
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    return exporter.from_filename(str(notebook))[0]
+    text = _without_places(notebook.read_text(encoding="utf-8"))
+    return exporter.from_notebook_node(nbformat.reads(text, as_version=4))[0]
+
+
+def _without_places(text: str) -> str:
+    """Without the folders of this project and of this person: whose machine it was is nobody's business.
+
+    As they are, and with the backslashes doubled that JSON and Python write.
+    """
+    for place, short in ((PROJECT, "."), (Path.home(), "~")):
+        if len(place.parts) > 2:  # not `/`, nor `/app`, which may be anything
+            for written in (str(place), json.dumps(str(place))[1:-1], json.dumps(json.dumps(str(place)))[3:-3]):
+                text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _, short=short: short, text)
+    return text
 
 
 def _main_figures(notebook: Path) -> list[tuple[str, str]]:

@@ -268,13 +268,13 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
         entry |= {"status": "done", "written": digest(run, step.writes)}
         interrupt.check()
     except Exception as error:
+        if not parameters.get("show_text", True):
+            _withhold(run, working, error, parameters)
         if interrupt.asked:
             if entry["status"] != "done":
                 entry["status"] = "interrupted"
             go_on = f"`onelap run --resume {run.path}` goes on"
             raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {go_on}") from None
-        if not parameters.get("show_text", True):
-            _withhold(working, error, parameters)
         raise _failure(error, progress, final) from None
     finally:
         interrupt.end_kernel()
@@ -282,23 +282,23 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
         _note_end(run, notebooks={name: entry | {"seconds": progress.seconds}})
 
 
-def _withhold(working: Path, error: Exception, parameters: dict) -> None:
-    """Take the notes' words out of a failed notebook and of its error; all outputs, where the notes are gone."""
-    try:
-        notebook = nbformat.read(working, as_version=4)
-    except (OSError, ValueError):  # none, or half a file
+def _withhold(run: Run, working: Path, error: Exception, parameters: dict) -> None:
+    """Take the notes' words out of a failed notebook and of its error; what cannot be done leaves no notebook."""
+    if not working.exists():
         return
+    withheld = False
     try:
-        texts = list(texts_of_notes(parameters))
+        notebook, texts = nbformat.read(working, as_version=4), list(texts_of_notes(run, parameters))
         withhold(notebook, texts)
         if isinstance(error, PapermillExecutionError) and error.ename != "UserError":
             error.evalue = without(error.evalue, pieces_of(error.evalue, texts))
-    except UserError:
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs = []
-    with contextlib.suppress(OSError):  # a disk that is full
         nbformat.write(notebook, working)
+        withheld = True
+    except (OSError, ValueError, UserError):  # a full disk, half a file, notes that are gone
+        pass
+    finally:
+        if not withheld:
+            working.unlink(missing_ok=True)
 
 
 def _failure(error: Exception, progress: Progress, final: Path) -> Exception:

@@ -140,9 +140,8 @@ class Run:
             raise UserError(
                 f"{path}: already holds a run; go on with it by `onelap run --resume {path}`, or name another folder"
             )
-        _for_the_owner_only()
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
+            _for_the_owner_only(run.path)
             text = yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False)
             run.params_path.write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:
@@ -168,8 +167,7 @@ class Run:
     def open(cls, run_dir: str | Path) -> "Run":
         """The run folder of a notebook; made if it is not there yet (a notebook run by hand)."""
         run = cls(find_path(run_dir))
-        _for_the_owner_only()
-        run.path.mkdir(parents=True, exist_ok=True)
+        _for_the_owner_only(run.path)
         guard.record_in(run.path)
         if not run.record_path.exists():
             run.update(
@@ -311,9 +309,11 @@ class Run:
         return predictions, metrics
 
 
-def _for_the_owner_only() -> None:
-    """What this process and its children make from here on, nobody else on this machine can read (POSIX)."""
+def _for_the_owner_only(folder: Path) -> None:
+    """A folder, and what this process and its children make from here on: nobody else here can read it (POSIX)."""
     os.umask(0o077)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
 
 
 def _merged(old: dict, new: dict) -> dict:

@@ -10,6 +10,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
+from onelap import guard
 from onelap.models import load_tokenizer, locate_base
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
@@ -22,8 +23,10 @@ def main() -> None:
     """Raises UserError where the run folder lacks its parameters or its dataset."""
     parser = argparse.ArgumentParser(description="Train the adapter of a run, on as many processes as were launched.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder in which 01_data_prep is done")
-    run = Run(parser.parse_args().run.absolute())
-    run.require(run.params_path, "onelap run")
+    folder = parser.parse_args().run.absolute()
+    Run(folder).require(folder / "params.yaml", "onelap run")
+    guard.close()
+    run = Run.open(folder)
     parameters = run.parameters
     base = locate_base(parameters["base_model"])
     prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], parameters["max_length"])

@@ -25,7 +25,10 @@ from onelap.recipe import Recipe
 from onelap.scoring import answer_log_likelihoods, lay_out
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
-    raise UserError("Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 (Windows: setx PYTHONUTF8 1, then a new window), and start again")
+    raise UserError(
+        "Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 (Windows: setx PYTHONUTF8 1, then a "
+        "new window), and start again"
+    )
 from trl import SFTConfig, SFTTrainer
 
 SPELLING = 0.02  # nats of a label count this much beside those between the kinds (docs/LOG.md)
@@ -254,6 +257,7 @@ def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path)
     """A recipe in the Trainer's words, for so many notes; what is written goes to `folder`."""
     os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(folder / "reports")
     os.environ["WANDB_MODE"] = "online" if recipe.allow_upload else "offline"
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
     steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
     return SFTConfig(

@@ -1,5 +1,6 @@
 """QLoRA as in the published attempt, through TRL's SFTTrainer (Dettmers et al. 2023, arXiv 2305.14314)."""
 
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from sklearn.metrics import f1_score
 from transformers import EvalPrediction, PrinterCallback
 
-from onelap import UserError, checkpoints
+from onelap import UserError, checkpoints, guard
 from onelap.callbacks import Budget, TrainingLog
 from onelap.memory import give_back, ran_out
 from onelap.models import load_base
@@ -155,7 +156,10 @@ def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
             start = _starting_point(trainer, folder)
             shutil.rmtree(adapter, ignore_errors=True)
         trainer.add_callback(Budget(seconds))
-        trainer.train(resume_from_checkpoint=start and str(start))
+        # Weights & Biases are told figures, where the user has allowed it; nobody else is told anything.
+        told = "wandb" in trainer.args.report_to and os.environ["WANDB_MODE"] == "online"
+        with guard.opened() if told else nullcontext():
+            trainer.train(resume_from_checkpoint=start and str(start))
         if accelerator.is_main_process:
             trainer.save_adapter(adapter)
             write_json(folder / ENDED, {"step": trainer.state.global_step})
