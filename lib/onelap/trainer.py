@@ -258,6 +258,10 @@ def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path)
     os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(folder / "reports")
     os.environ["WANDB_MODE"] = "online" if recipe.allow_upload else "offline"
     os.environ["WANDB_ERROR_REPORTING"] = "false"
+    os.environ["WANDB_SILENT"], os.environ["WANDB_CONSOLE"] = (
+        "true",
+        "off",
+    )  # figures only, and no words in the notebook
     steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
     return SFTConfig(
