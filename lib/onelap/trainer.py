@@ -261,7 +261,7 @@ def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path)
     os.environ["WANDB_SILENT"], os.environ["WANDB_CONSOLE"] = (
         "true",
         "off",
-    )  # figures only, and no words in the notebook
+    )  # figures, not what is printed
     steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
     return SFTConfig(
