@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
+from onelap.progress import CLEAR, HEARTBEAT
+
 if TYPE_CHECKING:  # the command line names the formats, and should not wait for torch
     from onelap.inbox import Item
     from onelap.sorting import Answer
 
-EVERY = {True: 1.0, False: 60.0}  # seconds between signs of life, on a terminal and in a log
 Writer = Callable[["Item", "Answer"], None]
 
 
@@ -67,7 +68,7 @@ class Tally:
         self.notes = self.unsure = self.errors = 0
         self.seconds = 0.0
         self.terminal = sys.stderr.isatty() and not sys.stdout.isatty()  # else the answers show how far it is
-        self.due = time.monotonic() + EVERY[self.terminal]
+        self.due = time.monotonic() + HEARTBEAT[self.terminal]
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -88,8 +89,8 @@ class Tally:
     def show(self) -> None:
         """At most once a second."""
         if time.monotonic() >= self.due:
-            self.due = time.monotonic() + EVERY[self.terminal]
-            line = f"\r{self._rate}\x1b[K" if self.terminal else f"{self._rate}\n"
+            self.due = time.monotonic() + HEARTBEAT[self.terminal]
+            line = f"\r{self._rate}{CLEAR}" if self.terminal else f"{self._rate}\n"
             print(line, end="", file=sys.stderr, flush=True)
 
     def close(self, threshold: float | None, passed_over: Counter[str]) -> None:
@@ -99,7 +100,7 @@ class Tally:
         said += [f"unsure {self.unsure} ({above})"] if self.unsure else []
         said += [f"errors {self.errors}"] if self.errors else []
         said += [f"passed over {count} ({reason})" for reason, count in passed_over.most_common()]
-        print(("\r\x1b[K" if self.terminal else "") + "; ".join(said), file=sys.stderr)
+        print((f"\r{CLEAR}" if self.terminal else "") + "; ".join(said), file=sys.stderr)
 
     @property
     def _rate(self) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from onelap import find_path
-from onelap.evaluation import percent, points, with_interval
+from onelap.evaluation import hundredths, percent, points_with_interval, with_interval
 from onelap.models import on_hub
 from onelap.runs import Run, read_json
 
@@ -31,7 +31,7 @@ On the same {n} test notes, frozen before training:
 {arms}
 
 This folder was scored again after merging: {again} right. Of {n} answers, {changed} differ from the adapter's on
-the 4-bit base ({difference} points, 95 % interval {low} to {high}), probabilities by at most {largest:.3f}.
+the 4-bit base ({difference}), probabilities by at most {largest:.3f}.
 The verdict is the same.
 
 ## Data
@@ -108,7 +108,7 @@ def model_card(run: Run, difference: dict, base: Path) -> str:
         tags=["text-classification", "qlora", "notes"],
     )
     measured = [
-        [arm, with_interval(one["accuracy"]), with_interval(one["macro_f1"]), _rounded(one["ece"])]
+        [arm, with_interval(one["accuracy"]), with_interval(one["macro_f1"]), hundredths(one["ece"])]
         for arm, one in arms.items()
     ]
     counted = [[use, *(manifest["notes"][part].get(kind, 0) for kind in kinds)] for part, use in USES.items()]
@@ -129,9 +129,7 @@ def model_card(run: Run, difference: dict, base: Path) -> str:
         largest=difference["largest"],
         generated=arms["qlora"]["generating"]["n"],
         not_parsed=arms["qlora"]["generating"]["not_parsed"],
-        difference=f"{points(difference['difference']['value']):+d}",
-        low=points(difference["difference"]["low"]),
-        high=points(difference["difference"]["high"]),
+        difference=points_with_interval(difference["difference"]),
         columns=" | ".join(kinds),
         rule="---|" * len(kinds),
         data=_rows(counted),
@@ -154,7 +152,3 @@ def _sources(manifest: dict) -> str:
 
 def _rows(table: list[list]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in table)
-
-
-def _rounded(error: float | None) -> str:
-    return "–" if error is None else f"{error:.2f}"

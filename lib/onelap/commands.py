@@ -62,7 +62,7 @@ def runs(options: argparse.Namespace) -> None:
 
 
 def _two_runs(options: argparse.Namespace) -> None:
-    from onelap.evaluation import percent, points
+    from onelap.evaluation import percent, points_with_interval
     from onelap.history import compare_runs, differences, find_run
 
     if len(options.run) != 2:
@@ -71,24 +71,20 @@ def _two_runs(options: argparse.Namespace) -> None:
     for row in differences(a, b).itertuples():
         print(f"{row.what}: {row.a} → {row.b}")
     for arm, pair in compare_runs(a, b).items():
-        gain = {name: points(value) for name, value in pair["difference"].items()}
         before, after = (percent(run.read_arm(arm)[1]["accuracy"]["value"]) for run in (a, b))
-        interval = "{value:+d} points, 95 % interval {low} to {high}".format(**gain)
-        print(f"{arm}: {before} → {after} ({interval}; {pair['verdict']})")
+        print(f"{arm}: {before} → {after} ({points_with_interval(pair['difference'])}; {pair['verdict']})")
 
 
 def fetch(options: argparse.Namespace) -> None:
     """`onelap fetch`: download the base model that a parameter file names."""
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub reads it
-    from onelap.models import fetch_base, on_hub
-    from onelap.shapes import SHAPES
+    from onelap.models import download_size, fetch_base
 
     parameters = _parameters(options)
     name = str(parameters["base_model"])
     if find_path(name).exists():
         return print(f"{name} is a folder on this machine; there is nothing to download")
-    shape = SHAPES.get(on_hub(name)[0])
-    print(f"downloading {name}" + (f", {shape.download_gb:.1f} GB" if shape else ""), file=sys.stderr, flush=True)
+    print(f"downloading {name}{download_size(name)}", file=sys.stderr, flush=True)
     print(fetch_base(name))
 
 
@@ -212,18 +208,17 @@ def report(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """`onelap export`: the adapter merged into its base, scored again, with a card."""
-    from onelap.evaluation import points
+    from onelap.evaluation import points_with_interval
     from onelap.export import export
     from onelap.history import find_run
 
     lap, folder = find_run(options.run, PROJECT / "outputs"), options.folder.expanduser().absolute()
     print("merging, then scoring the test notes again", file=sys.stderr, flush=True)
     found = export(lap, folder)
-    gap = {name: points(value) for name, value in found["difference"].items()}
     print(folder)
     print(
-        "{changed} of {n} answers differ from the adapter's".format(**found)
-        + " ({value:+d} points, 95 % interval {low} to {high}); the verdict is the same".format(**gap)
+        f"{found['changed']} of {found['n']} answers differ from the adapter's "
+        f"({points_with_interval(found['difference'])}); the verdict is the same"
     )
 
 

@@ -21,8 +21,8 @@ IDEOGRAPHS = 5  # of Chinese, Japanese and Korean writing, where these are a sen
 SHORT = 4  # characters from which a note that is shorter than that is recognized as a whole
 
 
-def withhold(notebook: nbformat.NotebookNode, texts: Iterable[str]) -> None:
-    """Replace what is quoted of these texts in all outputs of a notebook."""
+def withhold(notebook: nbformat.NotebookNode, texts: Iterable[str]) -> set[str]:
+    """Replace what is quoted of these texts in all outputs of a notebook; returns the pieces, for `without`."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     quoted = pieces_of("\n".join(said for output in outputs for said in _said(output)), texts)
     for output in outputs:
@@ -34,6 +34,7 @@ def withhold(notebook: nbformat.NotebookNode, texts: Iterable[str]) -> None:
         else:
             for kind in [kind for kind in output.data if kind.startswith("text/")]:
                 output.data[kind] = without(output.data[kind], quoted)
+    return quoted
 
 
 def texts_of_notes(run: Run, parameters: dict) -> Iterator[str]:

@@ -266,6 +266,12 @@ def points(share: float) -> int:
     return round(100 * share)
 
 
+def points_with_interval(difference: dict) -> str:
+    """A difference for reading: `+40 points, 95 % interval 27 to 55`."""
+    found = {name: points(value) for name, value in difference.items()}
+    return "{value:+d} points, 95 % interval {low} to {high}".format(**found)
+
+
 def with_interval(rate: dict) -> str:
     """A rate for reading: `48 % (38 to 58)`."""
     if rate["value"] is None:
@@ -335,7 +341,7 @@ def arms_table(metrics: dict[str, dict]) -> pd.DataFrame:
             arm: {
                 "accuracy (95 % interval)": with_interval(measured["accuracy"]),
                 "macro-F1 (95 % interval)": with_interval(measured["macro_f1"]),
-                "calibration error": "–" if measured["ece"] is None else f"{measured['ece']:.2f}",
+                "calibration error": hundredths(measured["ece"]),
                 "ms a note": f"{1000 * measured['seconds_per_note']:.2f}",
                 "test notes": measured["n"],
             }
@@ -348,17 +354,16 @@ def cost_table(metrics: dict[str, dict], notes: int) -> pd.DataFrame:
     """One row an arm, for reading: time and memory, and how long so many notes take; the slowest last."""
     seconds = {arm: measured["seconds_per_note"] for arm, measured in metrics.items()}
     memory = {arm: measured["peak_memory_gb"] for arm, measured in metrics.items()}
-    if generating := metrics["qlora"]["generating"]:
-        name = "qlora, generated and parsed"
-        seconds[name], memory[name] = generating["seconds_per_note"], generating["peak_memory_gb"]
+    name, generating = "qlora, generated and parsed", metrics["qlora"]["generating"]
+    seconds[name], memory[name] = generating["seconds_per_note"], generating["peak_memory_gb"]
     table = pd.DataFrame(
         {
             arm: {
                 "notes a second": f"{1 / seconds[arm]:,.0f}" if seconds[arm] < 0.01 else f"{1 / seconds[arm]:.3g}",
                 "seconds a note": f"{seconds[arm]:.2g}",
                 f"{notes:,} notes": told(seconds[arm] * notes) if seconds[arm] * notes >= 0.5 else "under 1 s",
-                "GB of the process": _gb(memory[arm]["process"]),
-                "GB of the card": _gb(memory[arm]["card"]),
+                "GB of the process": hundredths(memory[arm]["process"]),
+                "GB of the card": hundredths(memory[arm]["card"]),
             }
             for arm in sorted(seconds, key=seconds.get)
         }
@@ -367,8 +372,9 @@ def cost_table(metrics: dict[str, dict], notes: int) -> pd.DataFrame:
     return table if on_card else table.drop(columns="GB of the card")
 
 
-def _gb(size: float | None) -> str:
-    return "–" if size is None else f"{size:.2f}"
+def hundredths(number: float | None) -> str:
+    """A number for reading: `0.48`, or a dash where there is none."""
+    return "–" if number is None else f"{number:.2f}"
 
 
 def rates_table(metrics: dict, kinds: list[str]) -> pd.DataFrame:

@@ -81,7 +81,8 @@ def attempts() -> list[str]:
 
 def is_here(host: str) -> bool:
     """Whether an address is this machine's own; of names only the loopback's are, since others are looked up."""
-    if host.lower().rstrip(".") in LOOPBACK or host.lower().rstrip(".").endswith(".localhost"):
+    name = host.lower().rstrip(".")
+    if name in LOOPBACK or name.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -39,11 +39,8 @@ def fetch_base(name: str) -> Path:
     Raises UserError where the hub does not answer or refuses (no network, unknown name, a
     licence that must be accepted first).
     """
-    from huggingface_hub import snapshot_download
-
     try:
-        repository, revision = on_hub(name)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=FETCHED))
+        return _snapshot(name)
     except Exception as error:  # whatever the network, the hub or the disk comes up with
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"base_model {name}: not downloaded: {reason}") from None
@@ -59,20 +56,29 @@ def is_here(base_model: str) -> bool:
 
 def _downloaded(name: str) -> Path:
     """The folder in which the hub's client keeps a model that was fetched."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    repository, revision = on_hub(name)
     try:
-        # The same files as were fetched, or the client calls the download incomplete.
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=FETCHED, local_files_only=True))
+        return _snapshot(name, local_files_only=True)
     except (HFValidationError, LocalEntryNotFoundError):
-        shape = SHAPES.get(repository)
-        size = f", {shape.download_gb:.1f} GB" if shape else ""
         raise UserError(
             f"base_model {name}: there is no such folder, and no model of that name and revision has been downloaded; "
-            f"`{_fetch_command(name)}` downloads it{size}"
+            f"`{_fetch_command(name)}` downloads it{download_size(name)}"
         ) from None
+
+
+def _snapshot(name: str, **options) -> Path:
+    """The same files when they are fetched and when they are found, or the client calls the download incomplete."""
+    from huggingface_hub import snapshot_download
+
+    repository, revision = on_hub(name)
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=FETCHED, **options))
+
+
+def download_size(name: str) -> str:
+    """How much there is to download, to be put after a comma; empty for a model that is not known here."""
+    shape = SHAPES.get(on_hub(name)[0])
+    return f", {shape.download_gb:.1f} GB" if shape else ""
 
 
 def _fetch_command(name: str) -> str:

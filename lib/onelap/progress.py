@@ -8,6 +8,8 @@ from pathlib import Path
 VARIABLE = "ONELAP_PROGRESS"
 """Names the file in which the runner looks for the line."""
 EVERY = 1.0  # seconds
+HEARTBEAT = {True: 1.0, False: 60.0}  # seconds between signs of life, on a terminal and in a log
+CLEAR = "\x1b[K"  # the rest of a terminal's line
 
 
 class ProgressLine:

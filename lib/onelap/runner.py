@@ -20,11 +20,12 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from onelap import NotebookFailed, UserError, find_path, guard
-from onelap.discretion import pieces_of, texts_of_notes, withhold, without
+from onelap.discretion import texts_of_notes, withhold, without
 from onelap.endpoint import check_address
 from onelap.models import locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes
 from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
+from onelap.progress import CLEAR, HEARTBEAT
 from onelap.progress import VARIABLE as PROGRESS_VARIABLE
 from onelap.prompts import parse_definitions
 from onelap.resume import digest, step_of, why_again
@@ -58,8 +59,6 @@ ADVICE = {
     "not finite": "try a lower learning_rate, or precision: fp32",
     "No space left": "free some space or choose another disk with --run DIR",
 }
-CLEAR = "\x1b[K"  # the rest of a terminal's line
-HEARTBEAT = {True: 1.0, False: 60.0}  # seconds between signs of life, on a terminal and in a log
 
 
 class ReportingEngine(NBClientEngine):
@@ -288,10 +287,10 @@ def _withhold(run: Run, working: Path, error: Exception, parameters: dict) -> No
         return
     withheld = False
     try:
-        notebook, texts = nbformat.read(working, as_version=4), list(texts_of_notes(run, parameters))
-        withhold(notebook, texts)
+        notebook = nbformat.read(working, as_version=4)
+        quoted = withhold(notebook, texts_of_notes(run, parameters))
         if isinstance(error, PapermillExecutionError) and error.ename != "UserError":
-            error.evalue = without(error.evalue, pieces_of(error.evalue, texts))
+            error.evalue = without(error.evalue, quoted)
         nbformat.write(notebook, working)
         withheld = True
     except (OSError, ValueError, UserError):  # a full disk, half a file, notes that are gone

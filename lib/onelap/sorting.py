@@ -58,7 +58,8 @@ class Classifier:
     @classmethod
     def of(cls, run: Run) -> "Classifier":
         """Raises UserError for a run that was not evaluated, a damaged adapter, a base that is not here or another."""
-        asked, hashes = run.asked, run.record["hashes"]
+        asked, record = run.asked, run.record
+        hashes = record["hashes"]
         for file, name in {"adapter_model.safetensors": "adapter", CALIBRATION: "calibration"}.items():
             if hash_files(run.require(run.adapter_path / file, "03_train and 04_evaluate")) != hashes.get(name):
                 raise UserError(
@@ -67,7 +68,7 @@ class Classifier:
                 )
         base = locate_base(asked["base_model"])
         # Reading all of a large base takes seconds: only where its files are not as they were when it was.
-        if stamp_files(base) != run.record.get("base_stamp") and hash_files(base) != hashes["base"]:
+        if stamp_files(base) != record.get("base_stamp") and hash_files(base) != hashes["base"]:
             raise UserError(
                 f"base_model {base}: expected the base that {run.path.name} was made with, found other files"
             )
@@ -75,7 +76,7 @@ class Classifier:
         if prompt.digest != hashes["prompts"]["qlora"]:
             raise UserError(f"{run.path}: expected the prompt that the adapter has learnt, found other prompt tokens")
         # Where training overflowed, so would sorting; else whatever this device does best.
-        precision = choose_precision("fp32" if run.record.get("precision") == "fp32" else "auto")
+        precision = choose_precision("fp32" if record.get("precision") == "fp32" else "auto")
         calibration = Calibration.load(run.adapter_path)
         return cls(base, run.adapter_path, prompt, calibration, precision, asked["score_batch"])
 
