@@ -5,6 +5,7 @@ A base is a local Hugging Face folder or the name of a model that `onelap fetch`
 revision is a commit: without one, another download may bring another model.
 """
 
+import hashlib
 from pathlib import Path
 
 from onelap import PROJECT, UserError, find_path
@@ -13,6 +14,7 @@ from onelap.shapes import SHAPES
 
 WEIGHTS = "*.safetensors"
 NEEDED = ["config.json", "tokenizer*", WEIGHTS]
+SAMPLED_PIECES, SAMPLED_BYTES = 256, 4096  # of each file
 FETCHED = [WEIGHTS, "*.json", "*.txt", "*.jinja", "*.model"]
 
 
@@ -100,11 +102,12 @@ def load_tokenizer(base: Path):
     return tokenizer
 
 
-def load_base(base: Path, precision):
+def load_base(base: Path, precision, to_be_sharded: bool = False):
     """The frozen base with NF4 weights and double quantization, in eval mode.
 
     `precision` is a `Precision`. `prepare_model_for_kbit_training` is not used: it would turn
-    embeddings and head into float32 copies, 0.6 GB on a 3B model.
+    embeddings and head into float32 copies, 0.6 GB on a 3B model. A base that is `to_be_sharded` is left in
+    the system's memory, its 4-bit weights packed into a number format that `fully_shard` can slice.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
@@ -118,12 +121,13 @@ def load_base(base: Path, precision):
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=precision.compute,
+        bnb_4bit_quant_storage=precision.compute if to_be_sharded else None,
     )
     model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=quantization,
         dtype=precision.compute,
-        device_map={"": precision.device},
+        device_map={"": "cpu" if to_be_sharded else precision.device},
         # Qwen2-family models can overflow in float16 with eager attention.
         attn_implementation="sdpa",
         local_files_only=True,
@@ -131,6 +135,18 @@ def load_base(base: Path, precision):
     )
     _keep_trainable_on_cpu(model)
     return model.requires_grad_(False).eval()
+
+
+def sample_base(base: Path) -> str:
+    """SHA-256 of pieces from all over a base's weights: tells bases apart in no time, whatever the size."""
+    digest = hashlib.sha256()
+    for file in sorted(base.glob(WEIGHTS)):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            for piece in range(SAMPLED_PIECES):
+                stream.seek(size * piece // SAMPLED_PIECES)
+                digest.update(stream.read(SAMPLED_BYTES))
+    return digest.hexdigest()
 
 
 def load_adapter(model, adapter: Path):

@@ -1,16 +1,19 @@
 """The training of a run without its notebook, so that several processes can share it.
 
     accelerate launch --num_processes 2 -m onelap.train outputs/RUN
+    accelerate launch --num_processes 2 -m onelap.train outputs/RUN --shard
 
 trains what `03_train` would, with the same effective batch, into the same files, but for the trainings with other
 `seeds`; `onelap run --resume` then takes the result up and goes on. `time_budget_hours` counts from here.
 """
 
 import argparse
+import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from onelap import guard
+from onelap import UserError, guard
 from onelap.models import load_tokenizer, locate_base
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
@@ -23,24 +26,40 @@ def main() -> None:
     """Raises UserError where the run folder lacks its parameters or its dataset."""
     parser = argparse.ArgumentParser(description="Train the adapter of a run, on as many processes as were launched.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder in which 01_data_prep is done")
-    folder = parser.parse_args().run.absolute()
+    parser.add_argument("--shard", action="store_true", help="spread the base over the processes (FSDP)")
+    arguments = parser.parse_args()
+    folder = arguments.run.absolute()
     Run(folder).require(folder / "params.yaml", "onelap run")
     guard.close()
-    run = Run.open(folder)
+    trainer = train_run(Run.open(folder), arguments.shard)
+    if trainer.accelerator.is_main_process:
+        steps, processes = trainer.state.global_step, trainer.accelerator.num_processes
+        print(f"{steps} steps by {processes} processes; the adapter is in {folder}")
+
+
+def train_run(run: Run, sharded: bool):
+    """Train a run's adapter with the other processes that were launched; the trainer, when it is done.
+
+    Raises UserError for one process that is to share a base, and for a base that is to be shared twice.
+    """
+    if sharded and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        raise UserError("--shard: expected several processes, found one; accelerate launch --num_processes 2 ...")
+    if "ACCELERATE_USE_FSDP" in os.environ:
+        raise UserError("expected --shard after the run, found Accelerate's --use_fsdp; leave that away")
     parameters = run.parameters
     base = locate_base(parameters["base_model"])
     prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], parameters["max_length"])
     notes = run.read_part("train"), run.read_part("validation")
-    trainer = prepare_trainer(
-        base, prompt, choose_precision(parameters["precision"]), Recipe.of(parameters), *notes, run.training_path
-    )
-    accelerator = trainer.accelerator
-    with run.locked() if accelerator.is_main_process else nullcontext():
-        log = train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
-    if accelerator.is_main_process:
-        steps, seconds = trainer.state.global_step, log["elapsed_seconds"].max()
-        print(f"{steps} steps by {accelerator.num_processes} processes in {seconds:.0f} s; {run.adapter_path}")
+    precision, recipe = choose_precision(parameters["precision"]), Recipe.of(parameters)
+    trainer = prepare_trainer(base, prompt, precision, recipe, *notes, run.training_path, sharded)
+    with run.locked() if trainer.accelerator.is_main_process else nullcontext():
+        train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
+    return trainer
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(f"onelap: {error}", file=sys.stderr)
+        sys.exit(2)

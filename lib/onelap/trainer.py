@@ -63,9 +63,19 @@ class KindTrainer(SFTTrainer):
     checkpointing, then shorter texts. Its checkpoints are those of `onelap.checkpoints`.
     """
 
-    def __init__(self, *arguments, prompt: Prompt, recipe: Recipe, precision: Precision, log: TrainingLog, **options):
+    def __init__(
+        self,
+        *arguments,
+        prompt: Prompt,
+        recipe: Recipe,
+        precision: Precision,
+        base_digest: str,
+        log: TrainingLog,
+        **options,
+    ):
         super().__init__(*arguments, callbacks=[log, Checkpoints(recipe.checkpoint_minutes)], **options)
         self.prompt, self.recipe, self.precision, self.training_log = prompt, recipe, precision, log
+        self.base_digest = base_digest
         self.piece, self.note_budget, self.validation_budget = (
             recipe.micro_batch,
             prompt.note_budget,
@@ -82,16 +92,15 @@ class KindTrainer(SFTTrainer):
     @property
     def fingerprint(self) -> dict:
         """All that a checkpoint depends on: one of another fingerprint is not gone on from."""
-        weights = [weight for weight in self.model.parameters() if not weight.requires_grad]
-        frozen = b"".join(one.detach().cpu().view(torch.uint8).numpy().tobytes() for one in (weights[1], weights[-1]))
         rows = [[list(row.values()) for row in rows] for rows in (self.train_dataset, self.eval_dataset)]
-        digests = {"base": frozen, "notes": json.dumps(rows).encode()}
         return {
             "recipe": {name: value for name, value in asdict(self.recipe).items() if name not in WATCHING},
             "precision": f"{self.precision.name} on {self.args.device.type}",
             "prompt": self.prompt.digest,
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        } | {name: hashlib.sha256(content).hexdigest() for name, content in digests.items()}
+            "base": self.base_digest,
+            "notes": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        }
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean negative log-probability of the true kinds and, `SPELLING` times, of their labels; nats a note."""

@@ -17,11 +17,12 @@ from transformers import EvalPrediction, PrinterCallback
 from onelap import UserError, checkpoints, guard
 from onelap.callbacks import Budget, TrainingLog
 from onelap.memory import give_back, ran_out
-from onelap.models import load_base
+from onelap.models import load_base, sample_base
 from onelap.precision import Precision, check_formats
 from onelap.prompts import Prompt
 from onelap.recipe import Recipe
 from onelap.runs import read_json, write_json
+from onelap.sharding import shard
 from onelap.trainer import KindTrainer, arguments_of
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -65,15 +66,16 @@ def prepare_trainer(
     train: pd.DataFrame,
     validation: pd.DataFrame,
     folder: Path,
+    sharded: bool = False,
 ) -> KindTrainer:
     """Base, LoRA matrices and a trainer on notes (columns `text`, `kind`); log and checkpoints go to `folder`.
 
-    In float32 where probe steps give no finite loss and gradients, and says so. Raises
-    FloatingPointError where float32 gives none either.
+    A `sharded` base is spread over the processes that share the training. In float32 where probe steps
+    give no finite loss and gradients, and says so. Raises FloatingPointError where float32 gives none either.
     """
     clear_device_cache(garbage_collection=True)  # of an earlier trainer
     trainer = KindTrainer(
-        add_lora(load_base(base, precision), recipe),
+        add_lora(load_base(base, precision, sharded), recipe),
         arguments_of(recipe, precision, len(train), folder),
         train_dataset=_examples(prompt, train),
         eval_dataset=_examples(prompt, validation),
@@ -83,6 +85,7 @@ def prepare_trainer(
         prompt=prompt,
         recipe=recipe,
         precision=precision,
+        base_digest=sample_base(base),
         log=TrainingLog(folder / "log.jsonl"),
     )
     trainer.remove_callback(PrinterCallback)
@@ -92,13 +95,15 @@ def prepare_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     check_formats(trainer.model, precision)
+    if sharded:
+        shard(trainer, precision.device)
     if learns_finitely(trainer):
         return trainer
     if precision.safe == precision:
         raise FloatingPointError("loss or gradients are not finite before the first step, in float32")
     print(f"Loss or gradients are not finite in {precision.name}: training in {precision.safe.name} instead, slower.")
     del trainer
-    return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder)
+    return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder, sharded)
 
 
 def learns_finitely(trainer: KindTrainer) -> bool:
