@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from onelap import guard
+from onelap.cli import main
 from onelap.history import list_runs
 from onelap.recipe import Recipe
 from onelap.runs import read_json, write_json
@@ -247,6 +250,25 @@ def run_onelap(*arguments: object, before: list[str] = (), **options) -> subproc
 def onelap():
     """`run_onelap`."""
     return run_onelap
+
+
+@pytest.fixture
+def complaint(capsys, monkeypatch):
+    """The one line with which the command refuses, run in this process: quicker, where a line is all that comes."""
+    monkeypatch.setattr(guard, "close", lambda: None)  # it could not be opened again
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def call(*arguments: object) -> str:
+        mask = os.umask(0o077)
+        try:
+            status = main([str(argument) for argument in arguments])
+        finally:
+            os.umask(mask)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert status == 2 and line.startswith("onelap: ")
+        return line
+
+    return call
 
 
 @pytest.fixture

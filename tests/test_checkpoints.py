@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -32,17 +33,39 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.fixture
-def make(toy_base, tmp_path):
+@pytest.fixture(scope="module")
+def build(toy_base):
     """A trainer of 10 steps in two epochs, with a validation pass every third; a checkpoint after each step."""
     notes = pd.DataFrame(toy_notes(48))
     prompt = build_prompt(load_tokenizer(toy_base), sorted(TOY_WORDS), 160)
 
     def build(folder, **changes):
         recipe = replace(TOY_RECIPE, epochs=2.0, evaluations=4, checkpoint_minutes=0.0, **changes)
-        return prepare_trainer(toy_base, prompt, choose_precision(), recipe, notes[:40], notes[40:], tmp_path / folder)
+        return prepare_trainer(toy_base, prompt, choose_precision(), recipe, notes[:40], notes[40:], folder)
 
     return build
+
+
+@pytest.fixture
+def make(build, tmp_path):
+    """`build`, for a folder of this test."""
+    return lambda folder, **changes: build(tmp_path / folder, **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(build, tmp_path_factory):
+    """The folder of an adapter that was trained without a stop, and the log."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder / "adapter", train(build(folder / "training"), folder / "adapter", 600)
+
+
+@pytest.fixture(scope="module")
+def stopped_at_7(build, tmp_path_factory):
+    """The folder of a training that was stopped at its fourth step, taken up, and stopped at its seventh."""
+    folder = tmp_path_factory.mktemp("stopped")
+    for step in (4, 7):
+        stopped(build(folder / "training"), step, folder / "adapter")
+    return folder / "training"
 
 
 def stopped(trainer, step, adapter):
@@ -55,32 +78,29 @@ def adapter_bytes(folder):
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_training_stopped_three_times_ends_with_the_same_adapter_bit_for_bit(make, tmp_path, capsys):
-    whole = train(make("whole"), tmp_path / "a", 600)
+def test_a_training_stopped_three_times_ends_with_the_same_adapter_bit_for_bit(make, whole, tmp_path, capsys):
     for step in (2, 5, 7):  # in the first epoch, at its end, in the second
         stopped(make("parts"), step, tmp_path / "b")
     parts = train(make("parts"), tmp_path / "b", 600)
     assert re.findall(r"Going on from checkpoint-(\d+)\.", capsys.readouterr().out) == ["2", "5", "7"]
-    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+    assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
     learnt = ["step", "epoch", "loss", "learning_rate", "gradient_norm", "validation_loss", "validation_macro_f1"]
-    pd.testing.assert_frame_equal(whole[learnt], parts[learnt])
+    pd.testing.assert_frame_equal(whole[1][learnt], parts[learnt])
     assert parts["elapsed_seconds"].is_monotonic_increasing
 
 
-def test_a_finished_training_is_not_repeated(make, tmp_path, capsys):
-    train(make("t"), tmp_path / "a", 600)
+def test_a_finished_training_is_not_repeated(make, whole, tmp_path, capsys):
+    shutil.copytree(whole[0].with_name("training"), tmp_path / "t")
     log = (tmp_path / "t/log.jsonl").read_bytes()
     train(make("t"), tmp_path / "b", 600)
     assert "Going on from checkpoint-10." in capsys.readouterr().out
-    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+    assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
     assert (tmp_path / "t/log.jsonl").read_bytes() == log
 
 
 @pytest.mark.parametrize("damage", ["marker", "truncated", "tampered", "gone"])
-def test_a_checkpoint_that_is_not_whole_is_passed_over(make, tmp_path, capsys, damage):
-    train(make("whole"), tmp_path / "a", 600)
-    stopped(make("t"), 4, tmp_path / "b")
-    stopped(make("t"), 7, tmp_path / "b")
+def test_a_checkpoint_that_is_not_whole_is_passed_over(make, whole, stopped_at_7, tmp_path, capsys, damage):
+    shutil.copytree(stopped_at_7, tmp_path / "t")
     # The best adapter so far and the newest state.
     kept = sorted(int(path.name[11:]) for path in (tmp_path / "t").glob("checkpoint-*"))
     assert kept[-1] == 7 and len(kept) <= 2
@@ -97,7 +117,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(make, tmp_path, capsys, d
         (newest / "adapter_model.safetensors").unlink()
     train(make("t"), tmp_path / "b", 600)
     assert re.search(r"checkpoint-7 is passed over: checkpoint-7", capsys.readouterr().out)
-    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+    assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
 
 
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(make, tmp_path, capsys):
@@ -108,12 +128,11 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(make, tmp_path, ca
     assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
 
 
-def test_a_moved_run_folder_goes_on_with_its_best_adapter(make, tmp_path):
-    train(make("whole"), tmp_path / "a", 600)
+def test_a_moved_run_folder_goes_on_with_its_best_adapter(make, whole, tmp_path):
     stopped(make("here"), 7, tmp_path / "b")
     (tmp_path / "here").rename(tmp_path / "there")
     train(make("there"), tmp_path / "b", 600)
-    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+    assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
 
 
 def test_a_training_that_its_budget_ended_is_not_gone_on_with(make, tmp_path):
@@ -152,9 +171,8 @@ def test_two_trainings_in_one_folder_do_not_mix(make, tmp_path, monkeypatch):
         train(trainer, tmp_path / "a", 600)
 
 
-def test_a_full_disk_loses_nothing_that_was_saved(make, tmp_path):
+def test_a_full_disk_loses_nothing_that_was_saved(make, whole, tmp_path):
     """A file system of 3 MB fills up while a checkpoint is written; later there is room again."""
-    train(make("whole"), tmp_path / "a", 600)
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -169,7 +187,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(make, tmp_path):
         filler.unlink()
         assert checkpoints.newest_complete(disk / "t")[0].name == "checkpoint-3"
         train(make("disk/t"), tmp_path / "b", 600)
-        assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+        assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 

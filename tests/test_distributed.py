@@ -1,6 +1,7 @@
 """The same training in one process, in two, and in two that share the base; by gloo on the CPU."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -11,26 +12,43 @@ import yaml
 from safetensors.torch import load_file
 
 from onelap import UserError
-from onelap.checkpoints import checkpoint_path, discard
 from onelap.parameters import read_parameters
 from onelap.runs import Run
 from onelap.train import train_run
-from onelap.training import ENDED
 from tests.conftest import TOY_WORDS, toy_notes
 
-SHARE_OF_THE_BASE = """
-import os, sys, time
+# Three trainings in one launch, since to launch takes longer than to train.
+TRAININGS = """
+import os, shutil, sys, time
 from pathlib import Path
 
-if os.environ["RANK"] == "1":  # its clock runs away: by it, the hours are spent after one step
+second = os.environ["RANK"] == "1"
+if second:  # its clock runs away: by it, the hours are spent after one step
     monotonic, began = time.monotonic, time.monotonic()
     time.monotonic = lambda: began + 1e6 * (monotonic() - began)
 
+import torch
+from onelap import train
+from onelap.checkpoints import checkpoint_path, discard
 from onelap.runs import Run
-from onelap.train import train_run
+from onelap.training import ENDED
 
-frozen = [weight for weight in train_run(Run(Path(sys.argv[1])), True).model.parameters() if not weight.requires_grad]
+whole, shared = sys.argv[1:]
+sys.argv = ["train", whole]
+train.main()
+
+run = Run(Path(shared))
+frozen = [weight for weight in train.train_run(run, sharded=True).model.parameters() if not weight.requires_grad]
 print("share", sum(weight.to_local().nbytes for weight in frozen) / sum(weight.nbytes for weight in frozen))
+torch.distributed.barrier()
+
+if second:
+    shutil.copy(run.training_path / "log.jsonl", run.path)
+    (run.training_path / ENDED).unlink()
+    discard(checkpoint_path(run.training_path, 6))
+torch.distributed.barrier()
+sys.argv = ["train", shared, "--shard"]
+train.main()
 """
 
 
@@ -54,25 +72,25 @@ def prepare(toy_base, tmp_path_factory):
     return prepare
 
 
-def launch(run, processes, *program):
-    """Train it with this many processes; what was printed, and the log."""
+@pytest.fixture(scope="module")
+def launched(prepare):
+    """A run that two processes trained, another in which they shared the base, and what was printed."""
+    runs = prepare("whole"), prepare("shared", gradient_checkpointing=True)
     # What `accelerate launch` calls where there are several cards; it starts one process only on a CPU.
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--no-python"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--no-python"]
     done = subprocess.run(
-        [*command, sys.executable, *program],
+        [*command, sys.executable, "-c", TRAININGS, *(str(run.path) for run in runs)],
         capture_output=True,
         text=True,
         timeout=280,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout, pd.read_json(run.training_path / "log.jsonl", lines=True)
+    return *runs, done.stdout
 
 
-@pytest.fixture(scope="module")
-def two(prepare):
-    run = prepare("two")
-    return run, *launch(run, 2, "-m", "onelap.train", str(run.path))
+def log_of(folder):
+    return pd.read_json(folder / "log.jsonl", lines=True)
 
 
 def assert_same_training(log, other, tolerance):
@@ -81,31 +99,36 @@ def assert_same_training(log, other, tolerance):
     assert len(log["loss"].dropna()) == 6
 
 
-def test_two_processes_learn_what_one_learns(prepare, two):
-    run, said, log = two
-    assert "6 steps by 2 processes" in said
-    alone = prepare("alone")
-    assert_same_training(log, launch(alone, 1, "-m", "onelap.train", str(alone.path))[1], 2e-3)
-    for folder in (run, alone):
-        assert (folder.adapter_path / "adapter_model.safetensors").exists()
-
-
-def test_two_processes_that_share_the_base_and_no_clock_learn_the_same_and_take_it_up_again(prepare, two):
-    run = prepare("shared", gradient_checkpointing=True)
-    said, log = launch(run, 2, "-c", SHARE_OF_THE_BASE, str(run.path))
-    shares = [float(line.split()[1]) for line in said.splitlines() if line.startswith("share")]
-    assert shares == pytest.approx([0.5, 0.5], abs=0.01)
-    assert_same_training(log, two[2], 1e-4)
-
+def assert_same_adapter(run, other):
     learnt = load_file(run.adapter_path / "adapter_model.safetensors")
-    for name, weight in load_file(two[0].adapter_path / "adapter_model.safetensors").items():
+    for name, weight in load_file(other.adapter_path / "adapter_model.safetensors").items():
         np.testing.assert_allclose(learnt[name], weight, atol=1e-4, err_msg=name)
 
-    (run.training_path / ENDED).unlink()
-    discard(checkpoint_path(run.training_path, 6))
-    said, log = launch(run, 2, "-m", "onelap.train", str(run.path), "--shard")
+
+def test_two_processes_learn_what_one_learns(launched, prepare):
+    whole, _, said = launched
+    assert "6 steps by 2 processes" in said
+    alone = prepare("alone")
+    train_run(alone, sharded=False)
+    assert_same_training(log_of(whole.training_path), log_of(alone.training_path), 2e-3)
+
+
+def test_two_processes_that_share_the_base_hold_half_of_it_each_and_learn_the_same(launched):
+    whole, shared, said = launched
+    assert [float(share) for share in re.findall("share (.+)", said)] == pytest.approx([0.5, 0.5], abs=0.01)
+    assert_same_training(log_of(shared.path), log_of(whole.training_path), 1e-4)
+
+
+def test_a_training_with_a_shared_base_is_taken_up_again(launched):
+    whole, shared, said = launched
     assert "Going on from checkpoint-3." in said
-    assert_same_training(log, two[2], 1e-4)
+    assert_same_training(log_of(shared.training_path), log_of(whole.training_path), 1e-4)
+    assert_same_adapter(shared, whole)
+
+
+def test_two_processes_stop_by_one_clock(launched):
+    whole, *_ = launched
+    assert len(log_of(whole.training_path)["loss"].dropna()) == 6
 
 
 def test_what_cannot_be_shared_is_refused(prepare, monkeypatch):

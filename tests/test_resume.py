@@ -140,31 +140,28 @@ def test_a_run_that_another_process_works_on_is_refused(begun, onelap):
     assert "is at work there; let it end, or end it" in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_changed_parameters_are_refused_on_the_command_line(begun, onelap):
+def test_changed_parameters_are_refused_on_the_command_line(begun, complaint):
     run, *_ = begun
-    result = onelap("run", "--resume", run.path, "-p", "epochs=2")
-    assert result.returncode == 2 and "epochs was 4.0 and is 2.0" in result.stderr
+    assert "epochs was 4.0 and is 2.0" in complaint("run", "--resume", run.path, "-p", "epochs=2")
     assert json.loads(run.record_path.read_text(encoding="utf-8"))["status"] == "running"
 
 
 @pytest.mark.parametrize(
     "arguments", [["run"], ["run", "params/embedded.yaml", "--force-new"], ["run", "--resume", "nowhere"]]
 )
-def test_what_to_take_up_must_be_said(onelap, arguments):
-    result = onelap(*arguments)
-    assert result.returncode == 2 and result.stderr.startswith("onelap: ") and result.stderr.count("\n") == 1
+def test_what_to_take_up_must_be_said(complaint, arguments):
+    assert complaint(*arguments)
 
 
 @pytest.mark.parametrize("damaged", ["params.yaml", "run.json"])
 @pytest.mark.parametrize("content", ["", "{a: [", None])
-def test_a_damaged_record_is_one_clear_line(begun, onelap, damaged, content):
+def test_a_damaged_record_is_one_clear_line(begun, complaint, damaged, content):
     run, *_ = begun
     if content is None:
         (run.path / damaged).unlink()
     else:
         (run.path / damaged).write_text(content, encoding="utf-8")
-    result = onelap("run", "--resume", run.path)
-    assert result.returncode == 2 and damaged in result.stderr and result.stderr.count("\n") == 1
+    assert damaged in complaint("run", "--resume", run.path)
 
 
 def test_time_counts_up_to_the_last_sign_of_life(begun):

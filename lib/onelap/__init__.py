@@ -35,6 +35,7 @@ One module a subject, in the order in which a lap uses them:
     callbacks    its log, its end when time is up
     checkpoints  whole or not at all, and nothing pickled
     train        the training alone, for several processes
+    sharding     a base that is spread over them
     plan         memory and time of a training, before it
     calibration  what is corrected after training
     evaluation   metrics with intervals, arms compared in pairs, the verdict

@@ -97,14 +97,6 @@ def read_parameters(source: Path | dict | None, overrides: list[str] = ()) -> tu
     return values, [problem for problem in problems if problem]
 
 
-def accumulation_steps(effective_batch: int, micro_batch: int) -> int:
-    """Micro-batches an optimizer step. Raises UserError where they do not fill the batch exactly."""
-    steps, rest = divmod(effective_batch, micro_batch)
-    if rest or not steps:
-        raise UserError(f"micro_batch: expected a divisor of effective_batch {effective_batch}, found {micro_batch}")
-    return steps
-
-
 def _read_file(path: Path) -> dict[str, object]:
     if not path.exists():
         known = ", ".join(sorted(f"params/{file.name}" for file in (PROJECT / "params").glob("*.yaml")))

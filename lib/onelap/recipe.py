@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, fields
 
-from onelap.parameters import accumulation_steps
+from onelap import UserError
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,11 @@ class Recipe:
     def accumulation(self) -> int:
         """Micro-batches an optimizer step, in each of the processes that share the training."""
         return accumulation_steps(self.effective_batch, self.micro_batch * int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def accumulation_steps(effective_batch: int, micro_batch: int) -> int:
+    """Micro-batches an optimizer step. Raises UserError where they do not fill the batch exactly."""
+    steps, rest = divmod(effective_batch, micro_batch)
+    if rest or not steps:
+        raise UserError(f"micro_batch: expected a divisor of effective_batch {effective_batch}, found {micro_batch}")
+    return steps

@@ -24,10 +24,11 @@ from onelap.discretion import texts_of_notes, withhold, without
 from onelap.endpoint import check_address
 from onelap.models import locate_base
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes
-from onelap.parameters import NOTEBOOKS, accumulation_steps, read_schema
+from onelap.parameters import NOTEBOOKS, read_schema
 from onelap.progress import CLEAR, HEARTBEAT
 from onelap.progress import VARIABLE as PROGRESS_VARIABLE
 from onelap.prompts import parse_definitions
+from onelap.recipe import accumulation_steps
 from onelap.resume import digest, step_of, why_again
 from onelap.runs import Run, now
 
