@@ -288,6 +288,12 @@ def notebook(tmp_path):
     return write
 
 
+def pytest_collection_modifyitems(items):
+    """One process makes the lap while the other tests what needs none; then there is no waiting for it."""
+    need_it = {item.path for item in items if "lap" in item.fixturenames}
+    items.sort(key=lambda item: (item.path.name != "test_lap.py", item.path in need_it))
+
+
 def pytest_configure():
     # Kernels started by the tests find this environment's packages, and no hub.
     os.environ["PYTHONUTF8"] = "1"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from onelap import PROJECT
@@ -78,8 +79,9 @@ def owner(lap, tmp_path):
         (home / f"vault/{number}.md").write_text(head + note["text"], encoding="utf-8")
         (home / f"vault/Inbox/{number}.md").write_text(note["text"], encoding="utf-8")
     shutil.copytree(lap[0], tmp_path / RUN)
+    fonts = matplotlib.get_cachedir()  # to find them takes time
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {"cwd": tmp_path, "env": os.environ | {"HOME": str(home), "PATH": path, "MPLCONFIGDIR": str(home)}}
+    return {"cwd": tmp_path, "env": os.environ | {"HOME": str(home), "PATH": path, "MPLCONFIGDIR": fonts}}
 
 
 def test_the_readmes_commands_run_as_written(owner, tmp_path):
