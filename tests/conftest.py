@@ -256,6 +256,7 @@ def onelap():
 def complaint(capsys, monkeypatch):
     """The one line with which the command refuses, run in this process: quicker, where a line is all that comes."""
     monkeypatch.setattr(guard, "close", lambda: None)  # it could not be opened again
+    monkeypatch.setattr(guard, "attempts", list)  # those of other tests
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def call(*arguments: object) -> str:

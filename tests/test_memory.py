@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from onelap.memory import PeakMemory, Pieces, peak_memory_gb
+from onelap.memory import PeakMemory, Pieces, peak_memory_gb, ran_out
 from onelap.models import load_base, load_tokenizer
+from onelap.plan import measure
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
 from onelap.scoring import score
@@ -112,6 +113,13 @@ def test_the_ladder_goes_down_to_shorter_texts_and_then_says_so(make, tmp_path):
     assert "16 tokens a note" in hopeless.rungs
 
 
+def test_a_recipe_that_recomputes_activations_does_so_before_training_too(make):
+    trainer = make("t", gradient_checkpointing=True)
+    Card(trainer.model, 10, room_for_checkpointing=8 * longest(trainer))
+    measure(trainer)
+    assert trainer.rungs == []
+
+
 def test_scoring_goes_on_in_smaller_batches(toy_base, prompt):
     model = load_base(toy_base, choose_precision())
     texts = [note["text"] for note in toy_notes(20)]
@@ -123,6 +131,20 @@ def test_scoring_goes_on_in_smaller_batches(toy_base, prompt):
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError, match="shapes"):
         Pieces(4).each(lambda piece: (_ for _ in ()).throw(RuntimeError("shapes do not match")), [1, 2])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_is_known_by_all_its_names(error):
+    assert ran_out(error)
 
 
 def test_pieces_keep_their_order_and_stay_small():

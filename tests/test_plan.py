@@ -38,12 +38,13 @@ def test_stored_shapes_add_up_to_what_the_models_are_named_for(name, billions):
 def test_checkpointing_and_smaller_batches_take_less_memory():
     shape = SHAPES["Qwen/Qwen2.5-3B-Instruct"]
     plain, recomputed, short = (
-        sum(memory(shape, 16, tokens, checkpointing, "cuda:0").values())
+        sum(memory(shape, 16, tokens, checkpointing, "cuda:0", 2).values())
         for tokens, checkpointing in ((4096, False), (4096, True), (512, False))
     )
     assert recomputed < short < plain
     assert (
-        memory(shape, 16, 512, False, "cpu")["activations"] == 2 * memory(shape, 16, 512, False, "cuda")["activations"]
+        memory(shape, 16, 512, False, "cpu", 4)["activations"]
+        == 2 * memory(shape, 16, 512, False, "cuda", 2)["activations"]
     )
 
 
@@ -57,7 +58,7 @@ def test_a_workload_pads_each_batch_to_its_longest_note():
 def forecast_for(memory_gb=100.0, hours=100.0):
     notes = np.random.default_rng(0).integers(20, 600, 500).tolist()
     return Forecast(
-        SHAPES["Qwen/Qwen2.5-3B-Instruct"], notes, 60, 80, "cuda", 30e12, memory_gb, "somewhere", True, hours
+        SHAPES["Qwen/Qwen2.5-3B-Instruct"], notes, 60, 80, "cuda", 2, 30e12, memory_gb, "somewhere", True, hours
     )
 
 

@@ -22,6 +22,7 @@ from onelap.training import TARGETS, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 KINDS = sorted(TOY_WORDS)
+SIXTEEN_BITS = Precision("cpu", torch.bfloat16, bf16=True, fp16=False, why="as on a card")
 
 
 @pytest.fixture
@@ -192,6 +193,18 @@ def test_an_adapter_that_says_something_else_than_the_trained_model_ends_the_run
         check_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
 
 
+def test_in_16_bits_the_adapter_on_disk_answers_as_the_trained_model_did(toy_base, built, tmp_path):
+    """As on a card: the Trainer leaves the model it has trained in autocast, a loaded one is in none by itself."""
+    _, prompt, run = built
+    recipe = replace(TOY_RECIPE, learning_rate=3e-2, epochs=3.0)
+    trainer = prepare_trainer(toy_base, prompt, SIXTEEN_BITS, recipe, *parts_of(run), tmp_path / "t")
+    train(trainer, tmp_path / "adapter", 600)
+    texts = run.read_part("test")["text"].tolist()
+    leave_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+    model = load_adapter(load_base(toy_base, SIXTEEN_BITS), tmp_path / "adapter")
+    assert model.dtype == torch.bfloat16 and check_probe(model, prompt, texts, tmp_path / "probe.json") < 1e-6
+
+
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused():
     recipe = replace(TOY_RECIPE, micro_batch=3)
     with pytest.raises(UserError, match="micro_batch: expected a divisor of effective_batch 8, found 3"):
@@ -298,3 +311,14 @@ def test_precision_follows_from_the_compute_capability(monkeypatch, capability, 
     if capability < (8, 0):
         with pytest.raises(UserError, match=r"bf16 needs compute capability 8.0, found a card, compute capability 7.5"):
             choose_precision("bf16")
+
+
+def test_processes_on_unlike_cards_have_the_formats_of_the_oldest(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", [(8, 9), (7, 5)].__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_name", ["RTX 4070 Ti", "RTX 2070"].__getitem__)
+    assert choose_precision().choice == "bf16"
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    precision = choose_precision()
+    assert precision.choice == "fp16" and precision.device == "cuda:0" and "RTX 2070" in precision.why

@@ -62,6 +62,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
 
+# One process works on one card, and TRL refuses to see a second; those that `accelerate launch` starts have one each.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts
+if "LOCAL_RANK" not in os.environ:
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
 # Said by the libraries to each other, not to a reader of the notebooks.
 warnings.filterwarnings("ignore", message="IProgress not found")
 warnings.filterwarnings(

@@ -5,6 +5,7 @@ import importlib.metadata
 import locale
 import os
 import platform
+import re
 import shutil
 import sys
 import tomllib
@@ -136,7 +137,7 @@ def torch_and_card(found: list[machine.Card]) -> list[Check]:
 
     major, minor = torch.cuda.get_device_capability(0)
     built_for = torch.cuda.get_arch_list()
-    if major * 10 + minor < min(int(name.rpartition("_")[2]) for name in built_for):
+    if major * 10 + minor < min(int(re.search(r"\d+", name)[0]) for name in built_for):
         fix = "take an older generation of torch and bitsandbytes, or run on the CPU: CUDA_VISIBLE_DEVICES=-1"
         told = f"compute capability {major}.{minor}; this torch has kernels for {', '.join(built_for)}"
         return [build, Check("precision", FAILURE, told, fix)]

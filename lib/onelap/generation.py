@@ -4,6 +4,7 @@ import re
 import time
 
 from onelap.markup import normalize
+from onelap.precision import autocast
 from onelap.prompts import Prompt
 
 ANSWER_TOKENS = 16
@@ -16,7 +17,8 @@ def generate(model, prompt: Prompt, texts: list[str], batch_size: int = 1) -> tu
     for first in range(0, len(texts), batch_size):
         asked = [prompt.encode(text) for text in texts[first : first + batch_size]]
         inputs = prompt.tokenizer.pad({"input_ids": asked}, return_tensors="pt").to(model.device)
-        written = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+        with autocast(model):
+            written = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
         new = written[:, inputs["input_ids"].shape[1] :]
         answers += prompt.tokenizer.batch_decode(new, skip_special_tokens=True)
     return answers, (time.perf_counter() - start) / len(texts)

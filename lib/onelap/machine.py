@@ -1,5 +1,6 @@
 """What this machine is, told without importing torch."""
 
+import os
 import platform
 import re
 import subprocess
@@ -24,7 +25,7 @@ class Card:
 
 
 def cards() -> list[Card]:
-    """All NVIDIA cards; empty where there is none or its driver does not answer."""
+    """The NVIDIA cards that this process may use; empty where there is none or its driver does not answer."""
     rows = _ask_driver("--query-gpu=name,driver_version,memory.total,memory.free,temperature.gpu")
     return [
         Card(name, driver, _number(total) * 2**20 / 1e9, _number(free) * 2**20 / 1e9, _number(degrees) or None)
@@ -50,8 +51,10 @@ def describe() -> dict:
 
 
 def _ask_driver(query: str) -> list[list[str]]:
-    """The rows of an `nvidia-smi` query."""
+    """The rows of an `nvidia-smi` query about the visible cards; about all where none is to be seen."""
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    command += ["-i", visible] if visible not in ("", "-1") else []
     try:
         found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True, timeout=20)
     except (OSError, UnicodeDecodeError, subprocess.SubprocessError):

@@ -8,7 +8,8 @@ import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-SPARE_GB = 0.3  # of the free memory, left to the screen and to the driver
+SPARE_GB = 0.5  # of the free memory, left to the screen, to the driver and to cuBLAS
+RAN_OUT = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # outside of PyTorch's own memory
 SAMPLED = 0.02  # seconds between looks at a process's memory
 
 
@@ -70,7 +71,8 @@ class PeakMemory:
 
 def ran_out(error: Exception) -> bool:
     """Whether an exception says that memory ran out."""
-    return should_reduce_batch_size(error) or isinstance(error, MemoryError)
+    outside = isinstance(error, RuntimeError) and any(sign in str(error) for sign in RAN_OUT)
+    return outside or should_reduce_batch_size(error) or isinstance(error, MemoryError)
 
 
 def give_back(error: Exception) -> None:

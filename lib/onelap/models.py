@@ -109,12 +109,14 @@ def load_base(base: Path, precision, to_be_sharded: bool = False):
     embeddings and head into float32 copies, 0.6 GB on a 3B model. A base that is `to_be_sharded` is left in
     the system's memory, its 4-bit weights packed into a number format that `fully_shard` can slice.
     """
+    from accelerate.utils.memory import clear_device_cache
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
     from onelap.memory import cap_memory
 
     logging.disable_progress_bar()
+    clear_device_cache(garbage_collection=True)  # of an earlier model
     cap_memory(precision.device)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,

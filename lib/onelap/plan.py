@@ -28,7 +28,8 @@ from onelap.shapes import SHAPES, Shape
 
 EMBEDDED = str(PROJECT / "data" / "embedded_base")
 NF4 = 0.516  # bytes a weight with double quantization (Dettmers et al. 2023, arXiv 2305.14314, section 3)
-CONTEXT_GB = {"cuda": 0.65, "cpu": 1.0}  # CUDA context and kernels; Python, its libraries and malloc's rest (measured)
+# CUDA's context and kernels; Python, its libraries and malloc's rest, more with a CUDA build of torch (measured).
+CONTEXT_GB = {"cuda": 0.65, "cpu": 1.37 if torch.version.cuda else 1.0}
 ADAPTER_BYTES = {"cuda": 10, "cpu": 16}  # a LoRA weight: itself, gradient and Adam's two moments, 8-bit on a card
 AROUND = 1.25  # what optimizer, data, log, checkpoints and first passes add (embedded lap: 1.22 to 1.32, n = 4)
 MEASURED_STEPS = 3  # on each of two batches
@@ -40,26 +41,33 @@ def shape_of(base_model: str) -> Shape:
     return SHAPES.get(on_hub(base_model)[0]) or Shape.read(locate_base(base_model))
 
 
-def memory(shape: Shape, rank: int, tokens: int, checkpointing: bool, device: str) -> dict[str, float]:
+def memory(shape: Shape, rank: int, tokens: int, checkpointing: bool, device: str, width: int) -> dict[str, float]:
     """Predicted peak in GB by part; `tokens` is those of the longest micro-batch, `device` "cpu" or one like "cuda:0".
+
+    `width` is that of an activation in bytes, 2 or 4.
 
     Activations a token and block: what autograd keeps of norms, projections, SwiGLU and LoRA,
     20.6 h + 5 kv + 9.5 I + 232 bytes in 16 bits (counted on the installed Qwen2 and Llama), twice
     that in float32; with checkpointing only each block's input and one block's.
     """
     device = device.partition(":")[0]
-    wide = 1 if device == "cuda" else 2  # 16-bit or 32-bit activations
+    wide = width / 2
     block = wide * (20.6 * shape.hidden + 5 * shape.key_value + 9.5 * shape.intermediate + 232)
-    kept = 2 * wide * shape.hidden * shape.layers + block if checkpointing else block * shape.layers
+    kept = width * shape.hidden * shape.layers + block if checkpointing else block * shape.layers
     parts = {
         "weights, NF4": NF4 * shape.linear,
-        "embeddings and head": 2 * wide * shape.vocabulary * shape.hidden * (1 if shape.tied else 2),
+        "embeddings and head": width * shape.vocabulary * shape.hidden * (1 if shape.tied else 2),
         "adapter, gradients, optimizer": ADAPTER_BYTES[device] * shape.adapter(rank),
         "activations": kept * tokens,
         "one matrix unpacked": 4 * shape.hidden * shape.intermediate,
         "context": CONTEXT_GB[device] * 1e9,
     }
     return {part: size / 1e9 for part, size in parts.items()}
+
+
+def visible_gb(parts: dict[str, float], device: str) -> float:
+    """What of `memory`'s parts `peak_memory_gb` sees: all, but on a card not CUDA's own context."""
+    return sum(size for part, size in parts.items() if device == "cpu" or part != "context")
 
 
 def floats_a_token(shape: Shape, checkpointing: bool) -> float:
@@ -221,6 +229,8 @@ class Forecast:
     validation: int
     """Number of validation notes."""
     device: str
+    width: int
+    """Bytes of an activation."""
     rate: float
     """Operations a second of matrix products."""
     memory_gb: float
@@ -237,8 +247,9 @@ class Forecast:
         room = setting.max_length - self.around
         lengths = [min(note, room) + self.around for note in self.notes]
         workload = Workload.of(lengths, lengths[: self.validation], setting.micro_batch, setting.effective_batch)
-        parts = memory(self.shape, setting.lora_rank, workload.longest, setting.gradient_checkpointing, self.device)
-        step = Pace.of_rate(floats_a_token(self.shape, setting.gradient_checkpointing), self.rate)
+        checkpointing = setting.gradient_checkpointing
+        parts = memory(self.shape, setting.lora_rank, workload.longest, checkpointing, self.device, self.width)
+        step = Pace.of_rate(floats_a_token(self.shape, checkpointing), self.rate)
         forward = Pace.of_rate(2 * self.shape.linear, self.rate)
         return parts, training_seconds(workload, setting.epochs, setting.evaluations, step, forward) / 3600
 
@@ -290,16 +301,19 @@ def forecast(parameters: dict, precision: Precision) -> Forecast:
     around = sum(map(len, [prompt.before, prompt.after, *prompt.branches]))
     validation = round(len(notes) * parameters["validation_share"])
 
-    def on(device: str, rate: float, memory_gb: float, words: str, here: bool = True) -> Forecast:
+    def on(device: str, width: int, rate: float, memory_gb: float, words: str, here: bool = True) -> Forecast:
         hours = parameters["time_budget_hours"]
-        return Forecast(shape, lengths[:kept], around, validation, device, rate, memory_gb, words, here, hours)
+        return Forecast(shape, lengths[:kept], around, validation, device, width, rate, memory_gb, words, here, hours)
 
+    width = precision.compute.itemsize
     if precision.device != "cpu":
-        return on("cuda", matmul_rate(precision), torch.cuda.mem_get_info()[0] / 1e9, "free on this card")
+        # CUDA's context is among the parts, and once it has been asked not free any more.
+        free = torch.cuda.mem_get_info()[0] / 1e9 + CONTEXT_GB["cuda"]
+        return on("cuda", width, matmul_rate(precision), free, "free on this card")
     if shape.linear < LARGE:
-        return on("cpu", matmul_rate(precision), psutil.virtual_memory().available / 1e9, "free on this machine")
+        return on("cpu", width, matmul_rate(precision), psutil.virtual_memory().available / 1e9, "free on this machine")
     assumed = [
-        on("cuda", rate, size, f"on an {card}; there is no card here", here=False)
+        on("cuda", 2, rate, size, f"on an {card}; there is no card here", here=False)
         for card, (rate, size) in CARDS.items()
     ]
     return next((one for one in assumed if not one.exceeded(setting)[0]), assumed[-1])

@@ -68,6 +68,7 @@ class Precision:
 def choose_precision(wanted: str = "auto") -> Precision:
     """The formats for this process's CUDA device, or for the CPU where there is none.
 
+    Of several processes that share a training each has a device, and all have the formats of the oldest.
     `wanted` is "auto", "bf16", "fp16" or "fp32"; all but the first override what follows from the device.
     Raises UserError where the device cannot do what is wanted.
     """
@@ -76,9 +77,10 @@ def choose_precision(wanted: str = "auto") -> Precision:
             raise UserError(f"precision: expected auto or fp32 on a CPU, found {wanted}")
         why = "CPU: float32; mixed precision would buy a small model little"
         return Precision("cpu", torch.float32, bf16=False, fp16=False, why=why)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes that share a training, each has its own
-    major, minor = torch.cuda.get_device_capability(device)
-    name = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    cards = range(torch.cuda.device_count()) if "LOCAL_RANK" in os.environ else [0]
+    (major, minor), oldest = min((torch.cuda.get_device_capability(card), card) for card in cards)
+    name = f"{torch.cuda.get_device_name(oldest)}, compute capability {major}.{minor}"
     brain = Precision(
         device, torch.bfloat16, True, False, f"{name}: bfloat16 in hardware, with the range of float32, so no scaler"
     )
@@ -90,6 +92,11 @@ def choose_precision(wanted: str = "auto") -> Precision:
     if wanted == "bf16" and major < 8:
         raise UserError(f"precision: bf16 needs compute capability 8.0, found {name}; use auto, fp16 or fp32")
     return half if wanted == "fp16" or major < 8 else brain
+
+
+def autocast(model) -> torch.autocast:
+    """The context in which a model is asked: in training and after it LoRA is multiplied in the base's format."""
+    return torch.autocast(model.device.type, dtype=model.dtype, enabled=model.dtype != torch.float32)
 
 
 def check_formats(model, precision: Precision) -> None:

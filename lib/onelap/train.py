@@ -44,6 +44,8 @@ def train_run(run: Run, sharded: bool):
     """
     if sharded and int(os.environ.get("WORLD_SIZE", 1)) == 1:
         raise UserError("--shard: expected several processes, found one; accelerate launch --num_processes 2 ...")
+    if sys.platform == "win32" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("several processes: PyTorch has no NCCL on Windows; use Linux, or WSL")
     if "ACCELERATE_USE_FSDP" in os.environ:
         raise UserError("expected --shard after the run, found Accelerate's --use_fsdp; leave that away")
     parameters = run.parameters

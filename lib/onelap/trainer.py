@@ -90,6 +90,11 @@ class KindTrainer(SFTTrainer):
         """Micro-batches of the optimizer step under way."""
 
     @property
+    def sharded(self) -> bool:
+        """Whether the base is spread over processes, whose forward passes then must be the same in number and order."""
+        return self.is_distributed_loading_by_transformers
+
+    @property
     def fingerprint(self) -> dict:
         """All that a checkpoint depends on: one of another fingerprint is not gone on from."""
         rows = [[list(row.values()) for row in rows] for rows in (self.train_dataset, self.eval_dataset)]
@@ -124,6 +129,8 @@ class KindTrainer(SFTTrainer):
 
     def _validated(self, likelihoods_of: Callable, notes: list[torch.Tensor]) -> torch.Tensor:
         """Of a validation batch, whole texts as long as there is memory: smaller pieces first, shorter texts last."""
+        if self.sharded:
+            return likelihoods_of(notes, self.validation_budget)
         while True:
             try:
                 at_length = partial(likelihoods_of, budget=self.validation_budget)
@@ -165,7 +172,7 @@ class KindTrainer(SFTTrainer):
             self.piece = (self.piece + 1) // 2
             rung = f"micro_batch={self.piece}"
         elif not self.model.is_activation_checkpointing:
-            self._checkpoint_activations()
+            self.checkpoint_activations()
             rung = "gradient_checkpointing=true"
         elif self.note_budget > MIN_NOTE_TOKENS:
             self.note_budget = max(MIN_NOTE_TOKENS, int(SHORTER * self.note_budget))
@@ -180,7 +187,8 @@ class KindTrainer(SFTTrainer):
         if self.is_in_train:
             self.training_log.write(self.state, rung=rung)
 
-    def _checkpoint_activations(self) -> None:
+    def checkpoint_activations(self) -> None:
+        """Recompute them in the backward pass from now on."""
         self.model.enable_input_require_grads()
         self.model.activation_checkpointing_enable()
 
@@ -237,7 +245,7 @@ class KindTrainer(SFTTrainer):
             self.lr_scheduler.load_state_dict(state["schedule"])
             self.piece, self.note_budget, self.rungs, checkpointing = state["ladder"]
             if checkpointing and not self.model.is_activation_checkpointing:
-                self._checkpoint_activations()
+                self.checkpoint_activations()
 
     def _load_scaler(self, checkpoint):
         if checkpoint is not None and self.accelerator.scaler:
@@ -300,6 +308,7 @@ def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path)
         logging_steps=1,
         # The Trainer would hide a loss that is not finite.
         logging_nan_inf_filter=False,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=precision.device != "cpu",
         disable_tqdm=True,
         report_to=recipe.report_to,

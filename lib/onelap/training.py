@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate.utils.memory import clear_device_cache
+from bitsandbytes.optim import GlobalOptimManager
 from datasets import Dataset
 from filelock import FileLock, Timeout
 from peft import LoraConfig, get_peft_model
@@ -73,7 +73,7 @@ def prepare_trainer(
     A `sharded` base is spread over the processes that share the training. In float32 where probe steps
     give no finite loss and gradients, and says so. Raises FloatingPointError where float32 gives none either.
     """
-    clear_device_cache(garbage_collection=True)  # of an earlier trainer
+    GlobalOptimManager.get_instance().module_weight_config_triple.clear()  # it keeps earlier trainings' embeddings
     trainer = KindTrainer(
         add_lora(load_base(base, precision, sharded), recipe),
         arguments_of(recipe, precision, len(train), folder),
@@ -94,6 +94,8 @@ def prepare_trainer(
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if recipe.gradient_checkpointing:
+        trainer.checkpoint_activations()  # not only in training, as the Trainer would
     check_formats(trainer.model, precision)
     if sharded:
         shard(trainer, precision.device)
@@ -119,8 +121,9 @@ def learns_finitely(trainer: KindTrainer) -> bool:
                 # Without the gradient scaler, which begins so high that it overflows, and then finds its way.
                 loss.backward()
             except Exception as error:
-                if not ran_out(error):
+                if trainer.sharded or not ran_out(error):
                     raise
+                loss = None  # it holds the graph
                 give_back(error)  # the ladder's business, later
             else:
                 gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
