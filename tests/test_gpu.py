@@ -1,34 +1,106 @@
 """What only a CUDA card can show."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from onelap.memory import cap_memory
-from onelap.models import load_base, load_tokenizer
+from onelap.models import load_adapter, load_base, load_tokenizer
+from onelap.plan import measure
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
+from onelap.scoring import check_probe, leave_probe
 from onelap.training import add_lora, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 
+# Of rank 64, so that the matrices are large enough for an optimizer in 8 bits.
+RECIPE = replace(TOY_RECIPE, epochs=4.0, micro_batch=8, lora_rank=64, checkpoint_minutes=0.0)
+NOTES = pd.DataFrame(toy_notes(48))
 
-def test_the_published_failure_of_fp16_and_that_it_is_gone(toy_base, tmp_path):
+
+class Stop(TrainerCallback):
+    """The machine stops at the sixth step."""
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def prompt(toy_base):
+    return build_prompt(load_tokenizer(toy_base), sorted(TOY_WORDS), 160)
+
+
+@pytest.fixture
+def make(toy_base, prompt, tmp_path):
+    """A trainer of 20 steps on the card."""
+
+    def build(wanted="auto", folder="training", **changes):
+        precision, recipe = choose_precision(wanted), replace(RECIPE, **changes)
+        return prepare_trainer(toy_base, prompt, precision, recipe, NOTES[:40], NOTES[40:], tmp_path / folder)
+
+    return build
+
+
+def has_learnt(trainer):
+    """LoRA's B begins at zero, and stays there if the gradient scaler skips every step."""
+    return any(bool(weight.any()) for name, weight in trainer.model.named_parameters() if "lora_B" in name)
+
+
+def test_the_published_failure_of_fp16_and_that_it_is_gone(toy_base, prompt, make, tmp_path):
     """SFTTrainer makes LoRA matrices bfloat16, on which the gradient scaler dies at the first step."""
-    precision, notes = choose_precision("fp16"), pd.DataFrame(toy_notes(24))
-    prompt = build_prompt(load_tokenizer(toy_base), sorted(TOY_WORDS), 160)
-    rows = [{"input_ids": prompt.encode(text) + prompt.answers[kind]} for text, kind in notes[["text", "kind"]].values]
+    texts = NOTES[["text", "kind"]].to_numpy()
+    rows = [{"input_ids": prompt.encode(text) + prompt.answers[kind]} for text, kind in texts]
     arguments = SFTConfig(output_dir=str(tmp_path), max_steps=1, fp16=True, bf16=False, report_to="none")
-    model = add_lora(load_base(toy_base, precision), TOY_RECIPE)
+    model = add_lora(load_base(toy_base, choose_precision("fp16")), RECIPE)
     published = SFTTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=prompt.tokenizer)
     with pytest.raises((RuntimeError, NotImplementedError), match="BFloat16"):
         published.train()
-    ours = prepare_trainer(toy_base, prompt, precision, TOY_RECIPE, notes[:16], notes[16:], tmp_path / "ours")
+    ours = make("fp16")
     log = train(ours, tmp_path / "adapter", 600)
-    assert ours.precision == precision and log["loss"].notna().sum() == 2
+    assert ours.precision.fp16 and log["loss"].notna().sum() == 20 and has_learnt(ours)
+
+
+@pytest.mark.parametrize("wanted", ["fp16", "auto", "fp32"])
+def test_the_adapter_on_disk_answers_as_the_trained_model_did(toy_base, prompt, make, tmp_path, wanted):
+    trainer, texts = make(wanted), NOTES["text"].tolist()
+    train(trainer, tmp_path / "adapter", 600)
+    leave_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+    model = load_adapter(load_base(toy_base, trainer.precision), tmp_path / "adapter")
+    check_probe(model, prompt, texts, tmp_path / "probe.json")
+
+
+def test_a_stopped_training_goes_on_with_its_optimizer_in_8_bits(make, tmp_path):
+    stopped = make()
+    stopped.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, tmp_path / "adapter", 600)
+    again, whole = make(), make(folder="whole")
+    log, expected = train(again, tmp_path / "adapter", 600), train(whole, tmp_path / "other", 600)
+    assert again.state.global_step == whole.state.global_step == 20
+    # Some kernels add in another order every time.
+    pd.testing.assert_series_equal(log["loss"].dropna(), expected["loss"].dropna(), rtol=0.02, check_index=False)
+
+
+def test_a_real_lack_of_memory_goes_down_the_ladder(make, tmp_path):
+    trainer = make()
+    measure(trainer)
+    needed = torch.cuda.max_memory_reserved()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + needed) / 2 / total)
+    try:
+        train(trainer, tmp_path / "adapter", 600)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert trainer.rungs and trainer.state.global_step == 20 and has_learnt(trainer)
 
 
 def test_memory_is_capped_below_what_is_free():

@@ -1,20 +1,26 @@
 """Memory and time before a training: the shapes are those of the models, the proposals bring it within bounds."""
 
+import weakref
 from dataclasses import replace
 
 import bitsandbytes
 import numpy as np
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from onelap import PROJECT, commands
 from onelap.cli import parse
 from onelap.models import load_base
 from onelap.plan import AROUND, SHAPES, Forecast, Pace, Setting, Shape, Workload, memory, training_seconds
-from onelap.precision import choose_precision
-from onelap.training import TARGETS
+from onelap.precision import Precision, autocast, choose_precision
+from onelap.training import TARGETS, add_lora
+from tests.conftest import TOY_RECIPE
 
-SETTING = Setting(512, 3.0, 8, 8, False, 16, 4)
+SETTING = Setting(512, 3.0, 8, 8, False, 16, 0.05, 4)
 
 
 def test_the_shape_counts_the_weights_of_the_real_model(toy_base):
@@ -38,14 +44,66 @@ def test_stored_shapes_add_up_to_what_the_models_are_named_for(name, billions):
 def test_checkpointing_and_smaller_batches_take_less_memory():
     shape = SHAPES["Qwen/Qwen2.5-3B-Instruct"]
     plain, recomputed, short = (
-        sum(memory(shape, 16, tokens, checkpointing, "cuda:0", 2).values())
+        sum(memory(shape, 16, 0.05, tokens, checkpointing, "cuda:0", 2).values())
         for tokens, checkpointing in ((4096, False), (4096, True), (512, False))
     )
     assert recomputed < short < plain
-    assert (
-        memory(shape, 16, 512, False, "cpu", 4)["activations"]
-        == 2 * memory(shape, 16, 512, False, "cuda", 2)["activations"]
+    assert memory(shape, 16, 0.0, 512, False, "cuda", 2) != memory(shape, 16, 0.05, 512, False, "cuda", 2)
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that operations have made and that somebody still holds."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.bytes, self.known = 0, {weight.untyped_storage()._cdata for weight in model.parameters()}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage._cdata)
+                self.bytes += storage.nbytes()
+                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        return made
+
+    def gone(self, key, size):
+        self.known.discard(key)
+        self.bytes -= size
+
+
+def kept_for_the_backward_pass(folder, layers, dropout, checkpointing, precision):
+    """Bytes a token that a forward pass over 128 tokens holds, and the model's shape."""
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Qwen2Config(vocab_size=512, num_hidden_layers=layers, **sizes)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    model = add_lora(load_base(folder, precision), replace(TOY_RECIPE, lora_dropout=dropout)).train()
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.activation_checkpointing_enable()
+    ids = torch.arange(128)[None]
+    mask = torch.ones(1, 1, 128, 128).tril().bool()
+    with Alive(model) as alive, autocast(model):
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=ids, use_cache=False, logits_to_keep=1).logits
+        assert logits.requires_grad
+    return alive.bytes / 128, Shape.read(folder)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+@pytest.mark.parametrize("width", [2, 4])
+def test_a_block_keeps_as_many_bytes_as_the_plan_says(tmp_path, monkeypatch, width, dropout, checkpointing):
+    precision = choose_precision()
+    if width == 2:  # as on a card, where PEFT asks for CUDA's autocast
+        precision = Precision("cpu", torch.bfloat16, bf16=True, fp16=False, why="as on a card")
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: True)
+    (few, shape), (many, deep) = (
+        kept_for_the_backward_pass(tmp_path / str(layers), layers, dropout, checkpointing, precision)
+        for layers in (2, 6)
     )
+    said = [memory(one, 4, dropout, 1, checkpointing, "cpu", width)["activations"] * 1e9 for one in (shape, deep)]
+    assert many - few == pytest.approx(said[1] - said[0], rel=0.1)
 
 
 def test_a_workload_pads_each_batch_to_its_longest_note():

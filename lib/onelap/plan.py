@@ -41,18 +41,21 @@ def shape_of(base_model: str) -> Shape:
     return SHAPES.get(on_hub(base_model)[0]) or Shape.read(locate_base(base_model))
 
 
-def memory(shape: Shape, rank: int, tokens: int, checkpointing: bool, device: str, width: int) -> dict[str, float]:
+def memory(
+    shape: Shape, rank: int, dropout: float, tokens: int, checkpointing: bool, device: str, width: int
+) -> dict[str, float]:
     """Predicted peak in GB by part; `tokens` is those of the longest micro-batch, `device` "cpu" or one like "cuda:0".
 
-    `width` is that of an activation in bytes, 2 or 4.
-
-    Activations a token and block: what autograd keeps of norms, projections, SwiGLU and LoRA,
-    20.6 h + 5 kv + 9.5 I + 232 bytes in 16 bits (counted on the installed Qwen2 and Llama), twice
-    that in float32; with checkpointing only each block's input and one block's.
+    `width` is that of an activation in bytes, 2 or 4. Activations a token and block: what autograd keeps of norms,
+    projections, SwiGLU and LoRA (tests/test_plan.py counts it); with dropout each matrix keeps its own input and what
+    was dropped, one byte a value on a card. With checkpointing only each block's input and one block's.
     """
     device = device.partition(":")[0]
-    wide = width / 2
-    block = wide * (20.6 * shape.hidden + 5 * shape.key_value + 9.5 * shape.intermediate + 232)
+    mask = 1 if device == "cuda" else width
+    norms = {2: 20.6, 4: 32}[width]  # in 16 bits they keep float32 copies besides
+    block = norms * shape.hidden + width * (4 * shape.intermediate + 2.5 * shape.key_value + 116)
+    if dropout:
+        block += 4 * width * shape.hidden + mask * (6 * shape.hidden + shape.intermediate)
     kept = width * shape.hidden * shape.layers + block if checkpointing else block * shape.layers
     parts = {
         "weights, NF4": NF4 * shape.linear,
@@ -209,6 +212,7 @@ class Setting:
     effective_batch: int
     gradient_checkpointing: bool
     lora_rank: int
+    lora_dropout: float
     evaluations: int
 
     @classmethod
@@ -247,8 +251,8 @@ class Forecast:
         room = setting.max_length - self.around
         lengths = [min(note, room) + self.around for note in self.notes]
         workload = Workload.of(lengths, lengths[: self.validation], setting.micro_batch, setting.effective_batch)
-        checkpointing = setting.gradient_checkpointing
-        parts = memory(self.shape, setting.lora_rank, workload.longest, checkpointing, self.device, self.width)
+        rank, dropout, checkpointing = setting.lora_rank, setting.lora_dropout, setting.gradient_checkpointing
+        parts = memory(self.shape, rank, dropout, workload.longest, checkpointing, self.device, self.width)
         step = Pace.of_rate(floats_a_token(self.shape, checkpointing), self.rate)
         forward = Pace.of_rate(2 * self.shape.linear, self.rate)
         return parts, training_seconds(workload, setting.epochs, setting.evaluations, step, forward) / 3600
