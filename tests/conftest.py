@@ -265,9 +265,9 @@ def complaint(capsys, monkeypatch):
             status = main([str(argument) for argument in arguments])
         finally:
             os.umask(mask)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert status == 2 and line.startswith("onelap: ")
-        return line
+        said = capsys.readouterr().err
+        assert status == 2 and said.startswith("onelap: ") and said.count("\n") == 1, said
+        return said
 
     return call
 

@@ -16,7 +16,7 @@ from onelap.plan import measure
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
 from onelap.scoring import score
-from onelap.training import prepare_trainer, train
+from onelap.training import learns_finitely, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 NOTES = pd.DataFrame(toy_notes(48))
@@ -118,6 +118,17 @@ def test_a_recipe_that_recomputes_activations_does_so_before_training_too(make):
     Card(trainer.model, 10, room_for_checkpointing=8 * longest(trainer))
     measure(trainer)
     assert trainer.rungs == []
+
+
+def test_processes_that_share_a_base_do_not_go_on_after_a_lack_of_memory(make):
+    """They would wait for each other: their forward passes must be the same in number and order."""
+    trainer = make("t")
+    trainer.is_distributed_loading_by_transformers = True
+    Card(trainer.model, 10)
+    with pytest.raises(torch.OutOfMemoryError):
+        learns_finitely(trainer)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.compute_loss(trainer.model.eval(), trainer.data_collator(list(trainer.eval_dataset)[:4]))
 
 
 def test_scoring_goes_on_in_smaller_batches(toy_base, prompt):

@@ -95,9 +95,9 @@ def kept_for_the_backward_pass(folder, layers, dropout, checkpointing, precision
 @pytest.mark.parametrize("width", [2, 4])
 def test_a_block_keeps_as_many_bytes_as_the_plan_says(tmp_path, monkeypatch, width, dropout, checkpointing):
     precision = choose_precision()
-    if width == 2:  # as on a card, where PEFT asks for CUDA's autocast
-        precision = Precision("cpu", torch.bfloat16, bf16=True, fp16=False, why="as on a card")
-        monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: True)
+    if width == 2:  # as on a card, whose autocast PEFT asks for
+        precision, enabled = Precision("cpu", torch.bfloat16, True, False, "as on a card"), torch.is_autocast_enabled
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: not device or enabled(*device))
     (few, shape), (many, deep) = (
         kept_for_the_backward_pass(tmp_path / str(layers), layers, dropout, checkpointing, precision)
         for layers in (2, 6)

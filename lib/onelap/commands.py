@@ -213,7 +213,6 @@ def export(options: argparse.Namespace) -> None:
     from onelap.history import find_run
 
     lap, folder = find_run(options.run, PROJECT / "outputs"), options.folder.expanduser().absolute()
-    print("merging, then scoring the test notes again", file=sys.stderr, flush=True)
     found = export(lap, folder)
     print(folder)
     print(

@@ -4,6 +4,7 @@ The base that is merged into is the one that the adapter has learnt on: its NF4 
 the original weights, the adapter would bring corrections for errors that are not there (docs/LOG.md has both measured).
 """
 
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,7 @@ def export(run: Run, folder: Path) -> dict:
         place = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
     except OSError as error:
         raise UserError(f"{folder}: nothing can be written there: {error.strerror}") from None
+    print("merging, then scoring the test notes again", file=sys.stderr, flush=True)
     with place as unfinished:
         merged = Path(unfinished) / "model"
         merge(classifier.base, classifier.adapter, merged)
