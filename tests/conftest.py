@@ -1,5 +1,6 @@
 """A toy base model, toy notes, and the real command line."""
 
+import gc
 import json
 import os
 import random
@@ -293,6 +294,10 @@ def pytest_collection_modifyitems(items):
     """One process makes the lap while the other tests what needs none; then there is no waiting for it."""
     need_it = {item.path for item in items if "lap" in item.fixturenames}
     items.sort(key=lambda item: (item.path.name != "test_lap.py", item.path in need_it))
+
+
+def pytest_collection_finish():
+    gc.freeze()  # hundreds of thousands of objects are the libraries': whoever collects garbage need not look at them
 
 
 def pytest_configure():

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from onelap.runs import read_json, write_json
@@ -89,6 +88,8 @@ def fit(calibration: Calibration, probabilities: np.ndarray, truth: pd.Series, t
     threshold is the one that keeps most notes of those above which the share of right answers
     is `target` or more.
     """
+    from scipy.optimize import minimize_scalar  # takes half a second, which applying it need not wait for
+
     kinds = list(calibration.offsets)
     given = np.array([kinds.index(kind) for kind in truth], dtype=int)
 

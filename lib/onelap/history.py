@@ -6,7 +6,6 @@ import pandas as pd
 import psutil
 
 from onelap import UserError
-from onelap.evaluation import compare
 from onelap.runs import Run, read_json
 
 COMPARED = ("hashes", "versions", "git", "hardware")
@@ -86,6 +85,8 @@ def compare_runs(a: Run, b: Run) -> dict[str, dict]:
 
     Raises UserError where their test notes are not the same.
     """
+    from onelap.evaluation import compare  # takes a second, which finding a run need not wait for
+
     test, other = a.read_part("test"), b.read_part("test")
     same = test.set_index("id")[["text", "kind"]], other.set_index("id")[["text", "kind"]]
     if not same[0].equals(same[1]):
