@@ -51,6 +51,8 @@ One module a subject, in the order in which a lap uses them:
     cli          the `onelap` command: options, completion, exit status
 """
 
+import atexit
+import gc
 import logging
 import os
 import warnings
@@ -66,6 +68,11 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts
 if "LOCAL_RANK" not in os.environ:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+# The libraries are a million objects that stay. To look for garbage among them, again and again while they are imported
+# and once more at the end, takes longer than most commands.
+gc.set_threshold(100_000, 10, 10)
+atexit.register(gc.freeze)
 
 # Said by the libraries to each other, not to a reader of the notebooks.
 warnings.filterwarnings("ignore", message="IProgress not found")
