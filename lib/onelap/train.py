@@ -31,10 +31,11 @@ def main() -> None:
     folder = arguments.run.absolute()
     Run(folder).require(folder / "params.yaml", "onelap run")
     guard.close()
-    trainer = train_run(Run.open(folder), arguments.shard)
+    run = Run.open(folder)
+    trainer = train_run(run, arguments.shard)
     if trainer.accelerator.is_main_process:
         steps, processes = trainer.state.global_step, trainer.accelerator.num_processes
-        print(f"{steps} steps by {processes} processes; the adapter is in {folder}")
+        print(f"{steps} steps by {processes} processes; {run.adapter_path}")
 
 
 def train_run(run: Run, sharded: bool):
@@ -46,7 +47,7 @@ def train_run(run: Run, sharded: bool):
         raise UserError("--shard: expected several processes, found one; accelerate launch --num_processes 2 ...")
     if sys.platform == "win32" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("several processes: PyTorch has no NCCL on Windows; use Linux, or WSL")
-    if "ACCELERATE_USE_FSDP" in os.environ:
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise UserError("expected --shard after the run, found Accelerate's --use_fsdp; leave that away")
     parameters = run.parameters
     base = locate_base(parameters["base_model"])
