@@ -31,7 +31,7 @@ NF4 = 0.516  # bytes a weight with double quantization (Dettmers et al. 2023, ar
 # CUDA's context and kernels; Python, its libraries and malloc's rest, more with a CUDA build of torch (measured).
 CONTEXT_GB = {"cuda": 0.65, "cpu": 1.37 if torch.version.cuda else 1.0}
 ADAPTER_BYTES = {"cuda": 10, "cpu": 16}  # a LoRA weight: itself, gradient and Adam's two moments, 8-bit on a card
-AROUND = 1.25  # what optimizer, data, log, checkpoints and first passes add (embedded lap: 1.22 to 1.32, n = 4)
+AROUND = 1.15  # what optimizer, data, log, checkpoints and first passes add (embedded lap: 1.09 to 1.15, n = 3)
 MEASURED_STEPS = 3  # on each of two batches
 EFFICIENCY = 0.35  # share of the measured matrix-product rate that a training step reaches; the aim, until measured
 
