@@ -75,6 +75,8 @@ def prepare(toy_base, tmp_path_factory):
 @pytest.fixture(scope="module")
 def launched(prepare):
     """A run that two processes trained, another in which they shared the base, and what was printed."""
+    if sys.platform == "win32":
+        pytest.skip("PyTorch has no NCCL there, and so several processes are refused")
     runs = prepare("whole"), prepare("shared", gradient_checkpointing=True)
     # What `accelerate launch` calls where there are several cards; it starts one process only on a CPU.
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--no-python"]
@@ -132,9 +134,13 @@ def test_two_processes_stop_by_one_clock(launched):
 
 
 def test_what_cannot_be_shared_is_refused(prepare, monkeypatch):
-    run = prepare("refused")
+    run = prepare("refused", micro_batch=4)
     with pytest.raises(UserError, match="--shard: expected several processes, found one"):
         train_run(run, sharded=True)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match="expected --shard after the run, found Accelerate's --use_fsdp"):
+        train_run(run, sharded=False)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="effective_batch 8: expected a multiple of micro_batch 4 times 4 processes"):
         train_run(run, sharded=False)

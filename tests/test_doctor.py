@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from onelap import doctor
+from onelap import doctor, machine
 from onelap.doctor import FAILURE, FINE, WARNING
 from onelap.machine import Card
 
@@ -32,7 +32,7 @@ def test_a_card_beside_a_cpu_build_of_torch_is_a_failure_with_its_fix(onelap, tm
     tool.write_text(
         "#!/bin/sh\n"
         'case "$1" in\n'
-        "  --query-gpu*) echo 'NVIDIA GeForce RTX 2070, 581.29, 8192, 5000, [N/A]';;\n"
+        "  --query-gpu*) echo 'NVIDIA GeForce RTX 2070, 581.29, 8192, 5000, [N/A], 0, GPU-1';;\n"
         "  *) printf '%s\\n' 'C:\\Games\\chess, the game.exe, 2048' 'No more processes';;\n"
         "esac\n"
     )
@@ -44,6 +44,30 @@ def test_a_card_beside_a_cpu_build_of_torch_is_a_failure_with_its_fix(onelap, tm
     told = lines.index("failure  card: NVIDIA GeForce RTX 2070, but torch is a CPU build: the card would not be used")
     assert "--index-url https://download.pytorch.org/whl/cu130 torch==" in lines[told + 1]
     assert "warning  vram: 5.2 of 8.6 GB free; used by chess, the game.exe (2048 MiB)" in lines
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        (None, ["slow", "fast"]),
+        ("", ["slow", "fast"]),
+        ("-1", ["slow", "fast"]),
+        ("1", ["fast"]),
+        ("1,0", ["fast", "slow"]),
+        ("GPU-2b", ["fast"]),
+        ("7", ["slow", "fast"]),
+    ],
+)
+def test_the_cards_are_those_that_cuda_would_see(monkeypatch, visible, found):
+    rows = [
+        ["slow", "581.29", "8192", "5000", "40", "0", "GPU-1a"],
+        ["fast", "581.29", "8192", "5000", "40", "1", "GPU-2b3"],
+    ]
+    monkeypatch.setattr(machine, "_ask_driver", lambda _: rows)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [card.name for card in machine.cards()] == found
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from onelap import UserError
-from onelap.models import load_base, load_tokenizer, locate_base
+from onelap.models import load_base, load_tokenizer, locate_base, sample_base
 from onelap.precision import choose_precision
 from onelap.training import add_lora
 from tests.conftest import TOY_RECIPE
@@ -49,6 +49,14 @@ def test_a_tokenizer_without_an_end_token_is_refused(toy_base, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match="expected a tokenizer with an end token"):
         load_tokenizer(folder)
+
+
+def test_bases_of_one_shape_are_told_apart(toy_base, tmp_path):
+    other = shutil.copytree(toy_base, tmp_path / "other")
+    assert sample_base(other) == sample_base(toy_base)
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert sample_base(other) != sample_base(toy_base)
 
 
 def test_a_base_with_fused_layers_is_refused(tmp_path):

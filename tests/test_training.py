@@ -313,12 +313,17 @@ def test_precision_follows_from_the_compute_capability(monkeypatch, capability, 
             choose_precision("bf16")
 
 
-def test_processes_on_unlike_cards_have_the_formats_of_the_oldest(monkeypatch):
+def test_processes_on_unlike_cards_must_be_told_their_format(monkeypatch):
+    capabilities = {0: (8, 9), 1: (7, 5), "cuda:0": (8, 9), "cuda:1": (7, 5)}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", [(8, 9), (7, 5)].__getitem__)
-    monkeypatch.setattr(torch.cuda, "get_device_name", ["RTX 4070 Ti", "RTX 2070"].__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_name", str)
     assert choose_precision().choice == "bf16"
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    precision = choose_precision()
-    assert precision.choice == "fp16" and precision.device == "cuda:0" and "RTX 2070" in precision.why
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert choose_precision("fp16").choice == "fp16"
+        with pytest.raises(
+            UserError, match="these cards would take bf16 and fp16; begin the run with -p precision=fp16"
+        ):
+            choose_precision()

@@ -64,11 +64,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
 
-# One process works on one card, and TRL refuses to see a second; those that `accelerate launch` starts have one each.
-os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts
-if "LOCAL_RANK" not in os.environ:
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-
 # The libraries are a million objects that stay. To look for garbage among them, again and again while they are imported
 # and once more at the end, takes longer than most commands.
 gc.set_threshold(100_000, 10, 10)

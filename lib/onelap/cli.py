@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: signal.raise_signal(signal.SIGINT))
     logging.getLogger().addHandler(logging.NullHandler())  # what matters to the user is in the one line below
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # cards are counted as nvidia-smi does, in kernels too
     traceback = False
     try:
         options = parse(arguments)

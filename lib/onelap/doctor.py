@@ -160,7 +160,9 @@ def build_for_card(found: list[machine.Card], cuda: str | None, available: bool)
     if not available:
         if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
             return Check("card", WARNING, f"{name} is hidden by CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES")
-        return Check("card", FAILURE, f"{name}, but CUDA does not start", "restart the machine, then try nvidia-smi")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        told = f"{name}, but CUDA does not start" + (f" with CUDA_VISIBLE_DEVICES={visible}" if visible else "")
+        return Check("card", FAILURE, told, "restart the machine, then try nvidia-smi")
     return Check("card", FINE, f"{name}, driver {driver}, torch for CUDA {cuda}")
 
 

@@ -25,11 +25,17 @@ class Card:
 
 
 def cards() -> list[Card]:
-    """The NVIDIA cards that this process may use; empty where there is none or its driver does not answer."""
-    rows = _ask_driver("--query-gpu=name,driver_version,memory.total,memory.free,temperature.gpu")
+    """NVIDIA cards: those that CUDA_VISIBLE_DEVICES lists, all where it lists none of them.
+
+    Empty where there is none or its driver does not answer.
+    """
+    rows = _ask_driver("--query-gpu=name,driver_version,memory.total,memory.free,temperature.gpu,index,uuid")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    # A card is listed by its number, or by how its identifier begins.
+    listed = [row for one in visible for row in rows if one == row[5] or (one.startswith("GPU-") and one in row[6])]
     return [
         Card(name, driver, _number(total) * 2**20 / 1e9, _number(free) * 2**20 / 1e9, _number(degrees) or None)
-        for name, driver, total, free, degrees in rows
+        for name, driver, total, free, degrees, *_ in listed or rows
     ]
 
 
@@ -51,10 +57,8 @@ def describe() -> dict:
 
 
 def _ask_driver(query: str) -> list[list[str]]:
-    """The rows of an `nvidia-smi` query about the visible cards; about all where none is to be seen."""
+    """The rows of an `nvidia-smi` query."""
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
-    command += ["-i", visible] if visible not in ("", "-1") else []
     try:
         found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True, timeout=20)
     except (OSError, UnicodeDecodeError, subprocess.SubprocessError):

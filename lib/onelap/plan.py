@@ -18,7 +18,7 @@ import torch
 
 from onelap import PROJECT
 from onelap.duplicates import drop_duplicates
-from onelap.memory import peak_memory_gb
+from onelap.memory import SPARE_GB, peak_memory_gb
 from onelap.models import is_here, load_tokenizer, locate_base, on_hub
 from onelap.notes import FIELD_PARAMETERS, Fields, locate_notes, read_notes
 from onelap.precision import Precision
@@ -312,12 +312,12 @@ def forecast(parameters: dict, precision: Precision) -> Forecast:
     width = precision.compute.itemsize
     if precision.device != "cpu":
         # CUDA's context is among the parts, and once it has been asked not free any more.
-        free = torch.cuda.mem_get_info()[0] / 1e9 + CONTEXT_GB["cuda"]
+        free = torch.cuda.mem_get_info()[0] / 1e9 + CONTEXT_GB["cuda"] - SPARE_GB
         return on("cuda", width, matmul_rate(precision), free, "free on this card")
     if shape.linear < LARGE:
         return on("cpu", width, matmul_rate(precision), psutil.virtual_memory().available / 1e9, "free on this machine")
     assumed = [
-        on("cuda", 2, rate, size, f"on an {card}; there is no card here", here=False)
+        on("cuda", 2, rate, size - SPARE_GB, f"on an {card}; there is no card here", here=False)
         for card, (rate, size) in CARDS.items()
     ]
     return next((one for one in assumed if not one.exceeded(setting)[0]), assumed[-1])

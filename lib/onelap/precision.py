@@ -68,9 +68,9 @@ class Precision:
 def choose_precision(wanted: str = "auto") -> Precision:
     """The formats for this process's CUDA device, or for the CPU where there is none.
 
-    Of several processes that share a training each has a device, and all have the formats of the oldest.
     `wanted` is "auto", "bf16", "fp16" or "fp32"; all but the first override what follows from the device.
-    Raises UserError where the device cannot do what is wanted.
+    Raises UserError where the device cannot do what is wanted, and where the devices of several processes that share
+    a training would differ.
     """
     if not torch.cuda.is_available():
         if wanted not in ("auto", "fp32"):
@@ -78,9 +78,13 @@ def choose_precision(wanted: str = "auto") -> Precision:
         why = "CPU: float32; mixed precision would buy a small model little"
         return Precision("cpu", torch.float32, bf16=False, fp16=False, why=why)
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    cards = range(torch.cuda.device_count()) if "LOCAL_RANK" in os.environ else [0]
-    (major, minor), oldest = min((torch.cuda.get_device_capability(card), card) for card in cards)
-    name = f"{torch.cuda.get_device_name(oldest)}, compute capability {major}.{minor}"
+    capabilities = [
+        torch.cuda.get_device_capability(card) for card in range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    ]
+    if wanted == "auto" and min(capabilities) < (8, 0) <= max(capabilities):
+        raise UserError("precision: these cards would take bf16 and fp16; begin the run with -p precision=fp16")
+    major, minor = torch.cuda.get_device_capability(device)
+    name = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
     brain = Precision(
         device, torch.bfloat16, True, False, f"{name}: bfloat16 in hardware, with the range of float32, so no scaler"
     )

@@ -209,8 +209,9 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
     NotebookFailed for any other end, KeyboardInterrupt for an interrupt. The failing notebook
     is kept, the later ones are not run.
     """
-    # Every kernel inherits these. Without the first, `import trl` fails on Windows.
+    # Every kernel inherits these. Without the first, `import trl` fails on Windows; one card is used.
     os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ[PROGRESS_VARIABLE] = str(run.path / ".progress")
     guard.record_in(run.path)
     started, before = time.monotonic(), run.record.get("spent_seconds", 0.0)

@@ -10,7 +10,7 @@ trains what `03_train` would, with the same effective batch, into the same files
 import argparse
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from onelap import UserError, guard
@@ -20,6 +20,8 @@ from onelap.prompts import build_prompt
 from onelap.recipe import Recipe
 from onelap.runs import Run
 from onelap.training import prepare_trainer, train
+
+FIRST = os.environ.get("RANK", "0") == "0"  # this process speaks for all
 
 
 def main() -> None:
@@ -32,7 +34,8 @@ def main() -> None:
     Run(folder).require(folder / "params.yaml", "onelap run")
     guard.close()
     run = Run.open(folder)
-    trainer = train_run(run, arguments.shard)
+    with nullcontext() if FIRST else redirect_stdout(None):
+        trainer = train_run(run, arguments.shard)
     if trainer.accelerator.is_main_process:
         steps, processes = trainer.state.global_step, trainer.accelerator.num_processes
         print(f"{steps} steps by {processes} processes; {run.adapter_path}")
@@ -54,6 +57,7 @@ def train_run(run: Run, sharded: bool):
     prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], parameters["max_length"])
     notes = run.read_part("train"), run.read_part("validation")
     precision, recipe = choose_precision(parameters["precision"]), Recipe.of(parameters)
+    _ = recipe.accumulation  # is refused before the base is loaded
     trainer = prepare_trainer(base, prompt, precision, recipe, *notes, run.training_path, sharded)
     with run.locked() if trainer.accelerator.is_main_process else nullcontext():
         train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
@@ -64,5 +68,6 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        print(f"onelap: {error}", file=sys.stderr)
+        if FIRST:
+            print(f"onelap: {error}", file=sys.stderr)
         sys.exit(2)

@@ -281,7 +281,7 @@ def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path)
     )  # figures, not what is printed
     steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
@@ -314,3 +314,6 @@ def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path)
         report_to=recipe.report_to,
         seed=recipe.seed,
     )
+    # A process works on one card, also where it sees several: TRL would refuse, and the Trainer split the batches.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
