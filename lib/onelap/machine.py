@@ -32,7 +32,9 @@ def cards() -> list[Card]:
     rows = _ask_driver("--query-gpu=name,driver_version,memory.total,memory.free,temperature.gpu,index,uuid")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     # A card is listed by its number, or by how its identifier begins.
-    listed = [row for one in visible for row in rows if one == row[5] or (one.startswith("GPU-") and one in row[6])]
+    listed = [
+        row for one in visible for row in rows if one == row[5] or (one.startswith("GPU-") and row[6].startswith(one))
+    ]
     return [
         Card(name, driver, _number(total) * 2**20 / 1e9, _number(free) * 2**20 / 1e9, _number(degrees) or None)
         for name, driver, total, free, degrees, *_ in listed or rows

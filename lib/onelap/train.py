@@ -8,6 +8,7 @@ trains what `03_train` would, with the same effective batch, into the same files
 """
 
 import argparse
+import io
 import os
 import sys
 from contextlib import nullcontext, redirect_stdout
@@ -34,7 +35,7 @@ def main() -> None:
     Run(folder).require(folder / "params.yaml", "onelap run")
     guard.close()
     run = Run.open(folder)
-    with nullcontext() if FIRST else redirect_stdout(None):
+    with nullcontext() if FIRST else redirect_stdout(io.StringIO()):
         trainer = train_run(run, arguments.shard)
     if trainer.accelerator.is_main_process:
         steps, processes = trainer.state.global_step, trainer.accelerator.num_processes
