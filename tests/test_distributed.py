@@ -113,6 +113,8 @@ def test_two_processes_learn_what_one_learns(launched, prepare):
     alone = prepare("alone")
     train_run(alone, sharded=False)
     assert_same_training(log_of(whole.training_path), log_of(alone.training_path), 2e-3)
+    for run in (whole, alone):
+        assert (run.adapter_path / "adapter_model.safetensors").exists()
 
 
 def test_two_processes_that_share_the_base_hold_half_of_it_each_and_learn_the_same(launched):

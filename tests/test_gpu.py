@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from onelap.memory import cap_memory
@@ -17,20 +16,13 @@ from onelap.prompts import build_prompt
 from onelap.scoring import check_probe, leave_probe
 from onelap.training import add_lora, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
+from tests.test_checkpoints import stopped
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 
 # Of rank 64, so that the matrices are large enough for an optimizer in 8 bits.
 RECIPE = replace(TOY_RECIPE, epochs=4.0, micro_batch=8, lora_rank=64, checkpoint_minutes=0.0)
 NOTES = pd.DataFrame(toy_notes(48))
-
-
-class Stop(TrainerCallback):
-    """The machine stops at the sixth step."""
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == 6:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -65,7 +57,7 @@ def test_the_published_failure_of_fp16_and_that_it_is_gone(toy_base, prompt, mak
         published.train()
     ours = make("fp16")
     log = train(ours, tmp_path / "adapter", 600)
-    assert ours.precision.fp16 and log["loss"].notna().sum() == 20 and has_learnt(ours)
+    assert ours.precision == choose_precision("fp16") and log["loss"].notna().sum() == 20 and has_learnt(ours)
 
 
 @pytest.mark.parametrize("wanted", ["fp16", "auto", "fp32"])
@@ -78,10 +70,7 @@ def test_the_adapter_on_disk_answers_as_the_trained_model_did(toy_base, prompt, 
 
 
 def test_a_stopped_training_goes_on_with_its_optimizer_in_8_bits(make, tmp_path):
-    stopped = make()
-    stopped.add_callback(Stop())
-    with pytest.raises(KeyboardInterrupt):
-        train(stopped, tmp_path / "adapter", 600)
+    stopped(make(), 6, tmp_path / "adapter")
     again, whole = make(), make(folder="whole")
     log, expected = train(again, tmp_path / "adapter", 600), train(whole, tmp_path / "other", 600)
     assert again.state.global_step == whole.state.global_step == 20

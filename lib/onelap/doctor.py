@@ -158,9 +158,9 @@ def build_for_card(found: list[machine.Card], cuda: str | None, available: bool)
         fix = "install a newer driver: nvidia.com/drivers, or on Ubuntu `sudo ubuntu-drivers install`"
         return Check("card", FAILURE, f"{name}: driver {driver}; torch for CUDA {cuda} needs {oldest} or newer", fix)
     if not available:
-        if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-            return Check("card", WARNING, f"{name} is hidden by CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES")
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None and visible.strip() in ("", "-1"):
+            return Check("card", WARNING, f"{name} is hidden by CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES")
         told = f"{name}, but CUDA does not start" + (f" with CUDA_VISIBLE_DEVICES={visible}" if visible else "")
         return Check("card", FAILURE, told, "restart the machine, then try nvidia-smi")
     return Check("card", FINE, f"{name}, driver {driver}, torch for CUDA {cuda}")

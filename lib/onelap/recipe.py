@@ -40,14 +40,18 @@ class Recipe:
     @property
     def accumulation(self) -> int:
         """Micro-batches an optimizer step, in each of the processes that share the training."""
-        processes = int(os.environ.get("WORLD_SIZE", 1))
-        steps, rest = divmod(accumulation_steps(self.effective_batch, self.micro_batch), processes)
+        steps, rest = divmod(accumulation_steps(self.effective_batch, self.micro_batch), processes())
         if rest:
             raise UserError(
                 f"effective_batch {self.effective_batch}: expected a multiple of micro_batch {self.micro_batch} times "
-                f"{processes} processes; begin the run with another micro_batch"
+                f"{processes()} processes; begin the run with another micro_batch"
             )
         return steps
+
+
+def processes() -> int:
+    """How many share this training; what launched them says so."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def accumulation_steps(effective_batch: int, micro_batch: int) -> int:

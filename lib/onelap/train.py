@@ -18,7 +18,7 @@ from onelap import UserError, guard
 from onelap.models import load_tokenizer, locate_base
 from onelap.precision import choose_precision
 from onelap.prompts import build_prompt
-from onelap.recipe import Recipe
+from onelap.recipe import Recipe, processes
 from onelap.runs import Run
 from onelap.training import prepare_trainer, train
 
@@ -31,15 +31,14 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder in which 01_data_prep is done")
     parser.add_argument("--shard", action="store_true", help="spread the base over the processes (FSDP)")
     arguments = parser.parse_args()
-    folder = arguments.run.absolute()
-    Run(folder).require(folder / "params.yaml", "onelap run")
+    run = Run(arguments.run.absolute())
+    run.require(run.params_path, "onelap run")
     guard.close()
-    run = Run.open(folder)
+    run = Run.open(run.path)
     with nullcontext() if FIRST else redirect_stdout(io.StringIO()):
         trainer = train_run(run, arguments.shard)
-    if trainer.accelerator.is_main_process:
-        steps, processes = trainer.state.global_step, trainer.accelerator.num_processes
-        print(f"{steps} steps by {processes} processes; {run.adapter_path}")
+    if FIRST:
+        print(f"{trainer.state.global_step} steps by {processes()} processes; {run.adapter_path}")
 
 
 def train_run(run: Run, sharded: bool):
@@ -47,9 +46,9 @@ def train_run(run: Run, sharded: bool):
 
     Raises UserError for one process that is to share a base, and for a base that is to be shared twice.
     """
-    if sharded and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if sharded and processes() == 1:
         raise UserError("--shard: expected several processes, found one; accelerate launch --num_processes 2 ...")
-    if sys.platform == "win32" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if sys.platform == "win32" and processes() > 1:
         raise UserError("several processes: PyTorch has no NCCL on Windows; use Linux, or WSL")
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise UserError("expected --shard after the run, found Accelerate's --use_fsdp; leave that away")
@@ -58,9 +57,8 @@ def train_run(run: Run, sharded: bool):
     prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], parameters["max_length"])
     notes = run.read_part("train"), run.read_part("validation")
     precision, recipe = choose_precision(parameters["precision"]), Recipe.of(parameters)
-    _ = recipe.accumulation  # is refused before the base is loaded
     trainer = prepare_trainer(base, prompt, precision, recipe, *notes, run.training_path, sharded)
-    with run.locked() if trainer.accelerator.is_main_process else nullcontext():
+    with run.locked() if FIRST else nullcontext():
         train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
     return trainer
 

@@ -275,10 +275,7 @@ def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path)
     os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(folder / "reports")
     os.environ["WANDB_MODE"] = "online" if recipe.allow_upload else "offline"
     os.environ["WANDB_ERROR_REPORTING"] = "false"
-    os.environ["WANDB_SILENT"], os.environ["WANDB_CONSOLE"] = (
-        "true",
-        "off",
-    )  # figures, not what is printed
+    os.environ["WANDB_SILENT"], os.environ["WANDB_CONSOLE"] = "true", "off"  # figures, not what is printed
     steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
     arguments = SFTConfig(

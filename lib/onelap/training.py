@@ -74,9 +74,10 @@ def prepare_trainer(
     give no finite loss and gradients, and says so. Raises FloatingPointError where float32 gives none either.
     """
     GlobalOptimManager.get_instance().module_weight_config_triple.clear()  # it keeps earlier trainings' embeddings
+    arguments = arguments_of(recipe, precision, len(train), folder)  # refuses what cannot be, before the base is loaded
     trainer = KindTrainer(
         add_lora(load_base(base, precision, sharded), recipe),
-        arguments_of(recipe, precision, len(train), folder),
+        arguments,
         train_dataset=_examples(prompt, train),
         eval_dataset=_examples(prompt, validation),
         processing_class=prompt.tokenizer,
