@@ -17,16 +17,18 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from onelap import UserError
-from onelap.baselines import learn, tfidf_model
-from onelap.evaluation import compare, measure, predictions_table, with_interval
-from onelap.models import load_tokenizer, locate_base
-from onelap.parameters import read_parameters
-from onelap.precision import choose_precision
-from onelap.prompts import build_prompt
-from onelap.recipe import Recipe
-from onelap.runs import Run
-from onelap.scoring import score
-from onelap.training import prepare_trainer, train
+from onelap.arms.base import load_tokenizer, locate_base
+from onelap.arms.cheap import learn, tfidf_model
+from onelap.arms.prompts import build_prompt
+from onelap.arms.scoring import score
+from onelap.lap.parameters import read_parameters
+from onelap.lap.run import Run
+from onelap.machine.precision import choose_precision
+from onelap.qlora.recipe import Recipe
+from onelap.qlora.training import prepare_trainer, train
+from onelap.verdict.compare import compare
+from onelap.verdict.metrics import measure, predictions_table
+from onelap.verdict.sentences import with_interval
 
 FOLDS = 3
 HOURS = 100.0

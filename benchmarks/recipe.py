@@ -28,16 +28,16 @@ from peft import LoraConfig, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Qwen2Config, TrainerCallback
 
 from onelap import PROJECT
-from onelap.memory import peak_memory_gb
-from onelap.models import load_base, load_tokenizer
-from onelap.notes import Fields, read_notes
-from onelap.plan import floats_a_token, matmul_rate
-from onelap.precision import Precision, choose_precision
-from onelap.prompts import MEANINGS, Prompt, build_prompt
-from onelap.recipe import Recipe
-from onelap.scoring import score
-from onelap.shapes import SHAPES, Shape
-from onelap.training import TARGETS, prepare_trainer
+from onelap.arms.base import load_base, load_tokenizer
+from onelap.arms.prompts import MEANINGS, Prompt, build_prompt
+from onelap.arms.scoring import score
+from onelap.arms.shapes import SHAPES, Shape
+from onelap.machine.memory import peak_memory_gb
+from onelap.machine.precision import Precision, choose_precision
+from onelap.notes.read import Fields, read_notes
+from onelap.qlora.plan import floats_a_token, matmul_rate
+from onelap.qlora.recipe import Recipe
+from onelap.qlora.training import TARGETS, prepare_trainer
 
 EMBEDDED = PROJECT / "data" / "embedded_base"
 BATCH = 8  # notes an optimizer step, as published

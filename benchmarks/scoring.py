@@ -12,12 +12,12 @@ from pathlib import Path
 
 import yaml
 
-from onelap.generation import generate, parse_answer
-from onelap.models import load_adapter, load_base, load_tokenizer, locate_base
-from onelap.notes import Fields, locate_notes, read_notes
-from onelap.precision import choose_precision
-from onelap.prompts import MEANINGS, build_prompt
-from onelap.scoring import score
+from onelap.arms.base import load_adapter, load_base, load_tokenizer, locate_base
+from onelap.arms.generation import generate, parse_answer
+from onelap.arms.prompts import MEANINGS, build_prompt
+from onelap.arms.scoring import score
+from onelap.machine.precision import choose_precision
+from onelap.notes.read import Fields, locate_notes, read_notes
 
 BATCH = 16
 

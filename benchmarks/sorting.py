@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from onelap.generation import generate, parse_answer
-from onelap.runs import Run
-from onelap.sorting import Sorter
+from onelap.arms.generation import generate, parse_answer
+from onelap.daily.sort import Sorter
+from onelap.lap.run import Run
 
 LOOKS = 10  # at the memory of a long command
 

@@ -21,11 +21,11 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from onelap import guard
 from onelap.cli import main
-from onelap.history import list_runs
-from onelap.recipe import Recipe
-from onelap.runs import read_json, write_json
+from onelap.lap.history import list_runs
+from onelap.machine import guard, process
+from onelap.machine.store import read_json, write_json
+from onelap.qlora.recipe import Recipe
 
 TOY_RECIPE = Recipe(
     epochs=1.0,
@@ -75,8 +75,8 @@ def toy_notes(count: int, sources: int = 6) -> list[dict]:
         kind, source = list(TOY_WORDS)[number % 5], number // 5 % sources
         words = rng.choices(TOY_WORDS[kind], k=6) + rng.choices(FILLER, k=rng.randint(4, 30))
         rng.shuffle(words)
-        texture = "raw" if source < 2 else "tidied"
-        notes.append({"text": " ".join(words), "kind": kind, "source": f"s{source}", "texture": texture})
+        style = "raw" if source < 2 else "tidied"
+        notes.append({"text": " ".join(words), "kind": kind, "source": f"s{source}", "style": style})
     return notes
 
 
@@ -302,5 +302,5 @@ def pytest_collection_finish():
 
 
 def pytest_configure():
-    # Kernels started by the tests find this environment's packages, and no hub.
-    os.environ["PYTHONUTF8"] = "1"
+    process.prepare()  # as the command does, but for the guard, which could not be opened again
+    os.environ["PYTHONUTF8"] = "1"  # for kernels that the tests start

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from onelap.baselines import embeddings_model, learn, majority_model, markup_model, out_of_fold, tfidf_model
+from onelap.arms.cheap import embeddings_model, learn, majority_model, markup_model, out_of_fold, tfidf_model
 
 KINDS = ["knowledge", "none"]
 

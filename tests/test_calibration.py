@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from onelap.calibration import Calibration, against_skew, fit, without_label_bias
+from onelap.arms.calibration import Calibration, against_skew, fit, without_label_bias
 
 KINDS = ["common", "rare"]
 TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)

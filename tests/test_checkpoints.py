@@ -14,11 +14,12 @@ import torch
 from filelock import FileLock
 from transformers import TrainerCallback
 
-from onelap import UserError, checkpoints
-from onelap.models import load_tokenizer
-from onelap.precision import choose_precision
-from onelap.prompts import build_prompt
-from onelap.training import prepare_trainer, train
+from onelap import UserError
+from onelap.arms.base import load_tokenizer
+from onelap.arms.prompts import build_prompt
+from onelap.machine.precision import choose_precision
+from onelap.qlora import checkpoints
+from onelap.qlora.training import prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 

@@ -12,9 +12,9 @@ import yaml
 from safetensors.torch import load_file
 
 from onelap import UserError
-from onelap.parameters import read_parameters
-from onelap.runs import Run
-from onelap.train import train_run
+from onelap.lap.distributed import train_run
+from onelap.lap.parameters import read_parameters
+from onelap.lap.run import Run
 from tests.conftest import TOY_WORDS, toy_notes
 
 # Three trainings in one launch, since to launch takes longer than to train.

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from onelap import doctor, machine
-from onelap.doctor import FAILURE, FINE, WARNING
-from onelap.machine import Card
+from onelap.lap import doctor
+from onelap.lap.doctor import FAILURE, FINE, WARNING
+from onelap.machine import gpus
+from onelap.machine.gpus import Card
 
 TURING = Card("NVIDIA GeForce RTX 2070", "581.29", 8.6, 7.9, 45.0)
 
@@ -63,11 +64,11 @@ def test_the_cards_are_those_that_cuda_would_see(monkeypatch, visible, found):
         ["slow", "581.29", "8192", "5000", "40", "0", "GPU-1a"],
         ["fast", "581.29", "8192", "5000", "40", "1", "GPU-2b3"],
     ]
-    monkeypatch.setattr(machine, "_ask_driver", lambda _: rows)
+    monkeypatch.setattr(gpus, "_ask_driver", lambda _: rows)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [card.name for card in machine.cards()] == found
+    assert [card.name for card in gpus.cards()] == found
 
 
 @pytest.mark.parametrize(

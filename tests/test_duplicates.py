@@ -4,7 +4,7 @@ import random
 
 import pandas as pd
 
-from onelap.duplicates import drop_duplicates, near_duplicates
+from onelap.notes.duplicates import drop_duplicates, near_duplicates
 
 RAW = "moved the beans under glass last night, frost took half of the row outside anyway. next year wait for may"
 TIDY = (

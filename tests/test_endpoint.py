@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from onelap import PROJECT, UserError
-from onelap.endpoint import ask, check_address
-from onelap.prompts import MEANINGS
+from onelap.arms.endpoint import ask, check_address
+from onelap.arms.prompts import MEANINGS
 
 KINDS = ["decision", "design decision", "knowledge", "lesson", "none"]
 BASE = str(PROJECT / "data/embedded_base")
@@ -55,7 +55,7 @@ def test_a_real_server_answers_and_every_answer_is_counted(transformers_serve):
 
 
 def test_a_model_that_the_server_does_not_have_is_told_in_its_words(transformers_serve):
-    with pytest.raises(UserError, match="expected an answer of the model other, found: status 400: "):
+    with pytest.raises(UserError, match=r"expected an answer of the model other, found: .*400.*other"):
         ask(transformers_serve, "other", ["a"], KINDS, {})
 
 
@@ -96,6 +96,7 @@ class Script(BaseHTTPRequestHandler):
         message = {"content": wanted, "refusal": "no" if wanted == "refuse" else None}
         body = b"not json" if wanted == "rubbish" else json.dumps({"choices": [{"message": message}]}).encode()
         self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
         self.end_headers()
@@ -134,14 +135,14 @@ def test_answers_are_read_as_a_person_would(script, answer, kind):
     _, url = script
     answered, _, counts = ask(url, "m", [f"say {answer}"], KINDS, {})
     assert (KINDS[answered[0].argmax()] if answered.any() else "") == kind
-    assert counts == {"in set": 1, "retries": 0} if kind else {"outside the set": 1, "retries": 0}
+    assert counts == {"in set" if kind else "outside the set": 1}
 
 
 def test_trouble_is_counted_retried_and_hides_nothing(script):
     server, url = script
     texts = [f"say {what}" for what in ("lesson", "refuse", "error", "rubbish", "slowly", "redirect", "none")]
     answered, _, counts = ask(url, "m", texts, KINDS, {}, timeout=0.3)
-    assert counts == {"in set": 2, "refused": 1, "error": 3, "timeout": 1, "retries": 8}
+    assert counts == {"in set": 2, "refused": 1, "error": 3, "timeout": 1}
     np.testing.assert_array_equal(answered.sum(axis=1), [1, 0, 0, 0, 0, 0, 1])
     assert all(request["model"] == "m" and request["temperature"] == 0 for request in server.requests)
 

@@ -6,19 +6,10 @@ import pytest
 from scipy import stats
 
 from onelap import UserError
-from onelap.evaluation import (
-    assess,
-    best_on_validation,
-    calibration_error,
-    compare,
-    compare_by_kind,
-    cost_table,
-    detectable_gain,
-    measure,
-    predictions_table,
-    rate,
-    state,
-)
+from onelap.verdict.compare import best_on_validation, compare, compare_by_kind, detectable_gain
+from onelap.verdict.metrics import assess, calibration_error, measure, predictions_table, rate
+from onelap.verdict.sentences import state_verdict
+from onelap.verdict.tables import cost_table
 
 KINDS = ["a", "b", "c"]
 
@@ -209,11 +200,11 @@ def test_the_sentence_may_say_that_qlora_lost():
 
     tuned, cheap = pair("base", "qlora", 0.55, "better"), pair("tfidf", "qlora", -0.2, "worse")
     accuracy = {"base": 0.21, "qlora": 0.76, "tfidf": 0.82}
-    assert state(accuracy, tuned, cheap) == (
+    assert state_verdict(accuracy, tuned, cheap) == (
         "base 21 % → qlora 76 % on 88 frozen test notes (+55 points, 95 % interval 45 to 65): "
         "fine-tuning helped; tfidf 82 %: QLoRA lost to it"
     )
-    assert state(accuracy, tuned, cheap | {"verdict": "cannot_tell"}).endswith(
+    assert state_verdict(accuracy, tuned, cheap | {"verdict": "cannot_tell"}).endswith(
         "tfidf 82 %: cannot tell it from QLoRA (about 1,200 more test notes, from new sources, would)"
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from onelap.runs import Run
+from onelap.lap.run import Run
 from tests.conftest import run_onelap
 
 

@@ -1,6 +1,6 @@
 """What figures can be written in."""
 
-from onelap import figures
+from onelap.verdict import figures
 
 
 def test_names_that_any_machine_can_write():

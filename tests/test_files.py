@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from onelap import UserError
-from onelap.decoding import Unreadable, decode
-from onelap.files import files_below
-from onelap.notes import Fields, read_notes
+from onelap.notes.encoding import Unreadable, decode
+from onelap.notes.files import files_below
+from onelap.notes.read import Fields, read_notes
 from tests.conftest import JAPANESE
 
 FIELDS = Fields(("lesson", "knowledge", "value", "decision", "none"))
@@ -142,7 +142,7 @@ def is_json(value) -> bool:
     return True
 
 
-names = some.sampled_from(["text", "source", "texture", "tags", "id", "x"])
+names = some.sampled_from(["text", "source", "style", "tags", "id", "x"])
 values = some.recursive(
     some.one_of(
         some.none(), some.booleans(), some.integers(), some.floats(), some.dates(),

@@ -8,13 +8,13 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from onelap.memory import cap_memory
-from onelap.models import load_adapter, load_base, load_tokenizer
-from onelap.plan import measure
-from onelap.precision import choose_precision
-from onelap.prompts import build_prompt
-from onelap.scoring import check_probe, leave_probe
-from onelap.training import add_lora, prepare_trainer, train
+from onelap.arms.base import load_adapter, load_base, load_tokenizer
+from onelap.arms.prompts import build_prompt
+from onelap.arms.scoring import check_probe, leave_probe
+from onelap.machine.memory import cap_memory
+from onelap.machine.precision import choose_precision
+from onelap.qlora.plan import measure
+from onelap.qlora.training import add_lora, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 from tests.test_checkpoints import stopped
 

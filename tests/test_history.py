@@ -5,7 +5,7 @@ import json
 import pytest
 
 from onelap import UserError
-from onelap.history import newest_good_run
+from onelap.lap.history import newest_good_run
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from onelap import UserError
-from onelap.inbox import LONGEST_LINE, Inbox, Item, batches
-from onelap.notes import printable
+from onelap.daily.inbox import LONGEST_LINE, Inbox, Item, batches
+from onelap.notes.read import printable
 
 
 def read(*paths, lines=b"", text_field="text"):

@@ -18,8 +18,8 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from onelap import PROJECT, UserError
-from onelap.labelling import Labelling, most_suspicious_first, most_useful_first, walk
-from onelap.notes import Fields, labels_path, read_notes
+from onelap.daily.label import Labelling, most_suspicious_first, most_useful_first, walk
+from onelap.notes.read import Fields, labels_path, read_notes
 
 KINDS = ["knowledge", "none"]
 SAMPLE_KINDS = ("lesson", "knowledge", "value", "decision", "none")

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from onelap import PROJECT
-from onelap.evaluation import UNTUNED
-from onelap.parameters import NOTEBOOKS
+from onelap.lap.parameters import NOTEBOOKS
+from onelap.verdict.compare import UNTUNED
 
 STEMS = [path.stem for path in NOTEBOOKS]
 ARM_FILES = {"metrics.json", "predictions.jsonl", "validation.jsonl"}
@@ -86,8 +86,8 @@ def check_inventory(folder):
     assert "wide.md" in manifest["encodings"]["utf-16"]
     in_parts = sum(sum(kinds.values()) for kinds in manifest["notes"].values())
     assert in_parts + len(manifest["set_aside"]) == found["notes kept"]
-    texture = pd.read_json(folder / "dataset/test.jsonl", lines=True)["texture"]
-    assert (texture == "raw").mean() > 0.45, "two of six sources are raw, and test prefers them"
+    style = pd.read_json(folder / "dataset/test.jsonl", lines=True)["style"]
+    assert (style == "raw").mean() > 0.45, "two of six sources are raw, and test prefers them"
 
 
 def test_too_few_notes_end_in_one_line_after_the_inventory(onelap, toy_params, hostile_vault, tmp_path):
@@ -113,8 +113,8 @@ def check_arms(folder, comparison):
             assert prediction["predicted"] == max(prediction["probabilities"], key=prediction["probabilities"].get)
         right = sum(prediction["kind"] == prediction["predicted"] for prediction in predictions)
         assert comparison["arms"][arm]["accuracy"]["value"] == pytest.approx(right / len(test))
-    assert set(comparison["by_texture"]) >= {"raw"}
-    assert sum(by_arm["qlora"]["n"] for by_arm in comparison["by_texture"].values()) <= len(test)
+    assert set(comparison["by_style"]) >= {"raw"}
+    assert sum(by_arm["qlora"]["n"] for by_arm in comparison["by_style"].values()) <= len(test)
     assert comparison["verdict"] in ("better", "worse", "cannot_tell")
     assert [(pair["a"], pair["b"]) for pair in comparison["pairs"][:2]] == [
         (comparison["before"], "qlora"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onelap.markup import kinds_of_tags, named_after, plain, single, split_front_matter, tags_of
+from onelap.notes.markup import kinds_of_tags, named_after, plain, single, split_front_matter, tags_of
 
 KINDS = ("lesson", "knowledge", "design decision", "none")
 

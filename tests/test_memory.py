@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from onelap.memory import PeakMemory, Pieces, peak_memory_gb, ran_out
-from onelap.models import load_base, load_tokenizer
-from onelap.plan import measure
-from onelap.precision import choose_precision
-from onelap.prompts import build_prompt
-from onelap.scoring import score
-from onelap.training import learns_finitely, prepare_trainer, train
+from onelap.arms.base import load_base, load_tokenizer
+from onelap.arms.prompts import build_prompt
+from onelap.arms.scoring import score
+from onelap.machine.memory import PeakMemory, Pieces, peak_memory_gb, ran_out
+from onelap.machine.precision import choose_precision
+from onelap.qlora.plan import measure
+from onelap.qlora.training import learns_finitely, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 NOTES = pd.DataFrame(toy_notes(48))

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from onelap import UserError
-from onelap.models import load_base, load_tokenizer, locate_base, sample_base
-from onelap.precision import choose_precision
-from onelap.training import add_lora
+from onelap.arms.base import load_base, load_tokenizer, locate_base, sample_base
+from onelap.machine.precision import choose_precision
+from onelap.qlora.training import add_lora
 from tests.conftest import TOY_RECIPE
 
 NAME, COMMIT = "Somebody/Toy-0.1B", "0123456789abcdef0123456789abcdef01234567"

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from onelap import UserError
-from onelap.duplicates import drop_duplicates
-from onelap.notes import Fields, check_kinds, languages, locate_notes, read_all, read_notes
+from onelap.notes.duplicates import drop_duplicates
+from onelap.notes.read import Fields, check_kinds, languages, locate_notes, read_all, read_notes
 
 KINDS = ("lesson", "knowledge", "value", "design decision", "none")
 COLUMNS = ["id", "text", "kind", "source"]
@@ -45,13 +45,13 @@ def test_a_flat_folder_and_an_empty_source_leave_the_source_to_the_folder(tmp_pa
     }
 
 
-def test_texture_of_a_field_or_of_a_folder_which_is_then_no_source(tmp_path):
+def test_style_comes_from_a_field_or_a_folder_which_is_not_a_source_then(tmp_path):
     write(tmp_path, "raw/Lessons/garden/a.md", "one")
     write(tmp_path, "lessons/garden/Tidied/b.md", "two")
-    write(tmp_path, "raw/c.md", "---\ntexture: Dictated\n---\n#lesson three")
+    write(tmp_path, "raw/c.md", "---\nstyle: Dictated\n---\n#lesson three")
     write(tmp_path, "raw/d.jsonl", '{"text": "four", "kind": "value"}\n{"text": "five #none", "source": "me"}')
     notes = read_notes(tmp_path, Fields(KINDS)).notes
-    assert notes[["text", "kind", "source", "texture"]].values.tolist() == [
+    assert notes[["text", "kind", "source", "style"]].values.tolist() == [
         ["two", "lesson", "garden", "tidied"],
         ["one", "lesson", "garden", "raw"],
         ["three", "lesson", "", "dictated"],
@@ -163,9 +163,9 @@ def test_an_unknown_kind_stops_with_the_files_and_the_nearest(tmp_path):
 
 
 def test_the_kinds_are_a_parameter():
-    rest = ["text", "kind", "source", "texture", "Raw,"]
+    rest = ["text", "kind", "source", "style", "Raw,"]
     fields = Fields.parse("Quote,  Idea , task,quote", *rest)
-    assert (fields.kinds, fields.textures) == (("quote", "idea", "task"), ("raw",))
+    assert (fields.kinds, fields.styles) == (("quote", "idea", "task"), ("raw",))
     with pytest.raises(UserError, match="kinds: expected 2 or more names separated by commas, found 'lesson,'"):
         Fields.parse("lesson,", *rest)
 

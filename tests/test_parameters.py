@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from onelap import PROJECT, UserError
-from onelap.parameters import NOTEBOOKS, read_parameters, read_schema
+from onelap.lap.parameters import NOTEBOOKS, read_parameters, read_schema
 
 FILES = sorted((PROJECT / "params").glob("*.yaml"))
 

@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_iter
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from onelap import PROJECT, commands
+from onelap.arms.base import load_base
 from onelap.cli import parse
-from onelap.models import load_base
-from onelap.plan import AROUND, SHAPES, Forecast, Pace, Setting, Shape, Workload, memory, training_seconds
-from onelap.precision import autocast, choose_precision
-from onelap.training import TARGETS, add_lora
+from onelap.machine.precision import autocast, choose_precision
+from onelap.qlora.plan import AROUND, SHAPES, Forecast, Pace, Setting, Shape, Workload, memory, training_seconds
+from onelap.qlora.training import TARGETS, add_lora
 from tests.conftest import TOY_RECIPE
 from tests.test_training import SIXTEEN_BITS
 

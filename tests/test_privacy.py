@@ -15,11 +15,12 @@ import nbformat
 import pytest
 import yaml
 
-from onelap import PROJECT, NotebookFailed, guard
-from onelap.discretion import WITHHELD, pieces_of, without
-from onelap.parameters import read_parameters
-from onelap.runner import run_lap
-from onelap.runs import Run
+from onelap import PROJECT, NotebookFailed
+from onelap.lap.parameters import read_parameters
+from onelap.lap.run import Run
+from onelap.lap.runner import run_lap
+from onelap.machine import guard
+from onelap.machine.redact import WITHHELD, pieces_of, without
 from tests.conftest import ALONE, CANARY, alone, toy_notes, write_jsonl
 
 ELSEWHERE = "192.0.2.1"  # of a network that is kept for documentation (RFC 5737)
@@ -87,7 +88,7 @@ def test_a_proxy_on_this_machine_is_no_way_out(tmp_path):
     "host", ["localhost", "LOCALHOST", "localhost.", "::ffff:127.0.0.1", "ip6-localhost", "127.0.0.2"]
 )
 def test_the_loopback_has_many_names(host):
-    assert guard.is_here(host)
+    assert guard.is_this_machine(host)
 
 
 def test_this_machine_is_reached():
@@ -388,7 +389,7 @@ def test_no_pickle_no_remote_code_no_shell_and_yaml_safely():
 
 
 def test_the_yaml_loader_makes_no_objects():
-    from onelap.markup import split_front_matter
+    from onelap.notes.markup import split_front_matter
 
     head, _, _ = split_front_matter("---\nkind: !!python/object/apply:os.system ['touch gone']\n---\ntext")
     assert not isinstance(head.get("kind"), int)
@@ -396,5 +397,5 @@ def test_the_yaml_loader_makes_no_objects():
 
 def test_a_socket_pair_is_no_network():
     """So that the guard's own tests know what they look at."""
-    assert guard.is_here("127.0.0.1") and guard.is_here("::1") and not guard.is_here(ELSEWHERE)
-    assert guard.is_here(socket.gethostbyname("localhost"))
+    assert guard.is_this_machine("127.0.0.1") and guard.is_this_machine("::1") and not guard.is_this_machine(ELSEWHERE)
+    assert guard.is_this_machine(socket.gethostbyname("localhost"))

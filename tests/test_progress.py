@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from onelap.progress import VARIABLE, ProgressLine, told
+from onelap.machine.progress import VARIABLE, ProgressLine, told
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (12600, "3.5 h")])

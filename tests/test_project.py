@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from onelap import PROJECT
-from onelap.markup import split_front_matter
-from onelap.parameters import NOTEBOOKS
+from onelap.lap.parameters import NOTEBOOKS
+from onelap.notes.markup import split_front_matter
 
 PINS = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
 
@@ -165,7 +165,7 @@ def test_the_base_s_tokenizer_splits_text_as_its_file_says(samples):
     """AutoTokenizer picks a class by architecture, with splitting rules of its own."""
     from tokenizers import Tokenizer
 
-    from onelap.models import load_tokenizer
+    from onelap.arms.base import load_tokenizer
 
     folder = PROJECT / "data/embedded_base"
     loaded, stored = load_tokenizer(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))

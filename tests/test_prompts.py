@@ -3,8 +3,8 @@
 import pytest
 
 from onelap import UserError
-from onelap.models import load_tokenizer
-from onelap.prompts import MEANINGS, build_prompt, parse_definitions
+from onelap.arms.base import load_tokenizer
+from onelap.arms.prompts import MEANINGS, build_prompt, parse_definitions
 
 KINDS = ["knowledge", "lesson", "none"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from onelap.parameters import NOTEBOOKS
-from onelap.report import write_report
-from onelap.runs import Run
+from onelap.lap.parameters import NOTEBOOKS
+from onelap.lap.report import write_report
+from onelap.lap.run import Run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 SILENT = [
@@ -118,7 +118,7 @@ def brightness(colour):
 
 
 def test_paths_of_this_machine_are_shortened_and_nothing_else(monkeypatch):
-    from onelap.report import _without_places
+    from onelap.lap.report import _without_places
 
     monkeypatch.setattr("pathlib.Path.home", lambda: Path("/home/ann"))
     assert _without_places("/home/ann/vault, /home/anna/x, '/home/ann'") == "~/vault, /home/anna/x, '~'"

@@ -7,12 +7,13 @@ import shutil
 import pytest
 
 from onelap import UserError
-from onelap.history import find_run
-from onelap.notes import FIELD_PARAMETERS, Fields, read_notes
-from onelap.parameters import NOTEBOOKS, read_parameters
-from onelap.resume import STEPS, check_unchanged, reopen, why_again
-from onelap.runner import run_lap
-from onelap.runs import Run, hash_files, versions, write_json
+from onelap.lap.history import find_run
+from onelap.lap.parameters import NOTEBOOKS, read_parameters
+from onelap.lap.resume import STEPS, check_unchanged, reopen, why_again
+from onelap.lap.run import Run, versions
+from onelap.lap.runner import run_lap
+from onelap.machine.store import hash_files, write_json
+from onelap.notes.read import FIELD_PARAMETERS, Fields, read_notes
 from tests.conftest import toy_notes, write_jsonl
 
 WRITE = """

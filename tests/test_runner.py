@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from onelap import NotebookFailed, UserError
-from onelap.runner import run_lap
-from onelap.runs import Run
+from onelap.lap.run import Run
+from onelap.lap.runner import run_lap
 
 FINE = "answer: int = 42  # what to say\nrun_dir: str = ''  # the run folder"
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from onelap.models import load_base, load_tokenizer
-from onelap.precision import choose_precision
-from onelap.prompts import build_prompt
-from onelap.scoring import score
+from onelap.arms.base import load_base, load_tokenizer
+from onelap.arms.prompts import build_prompt
+from onelap.arms.scoring import score
+from onelap.machine.precision import choose_precision
 
 # Answers of one and of many tokens, two that begin alike, one that is the beginning of another.
 KINDS = ["a", "know", "knowledge", "knowledgeable", "of a design"]

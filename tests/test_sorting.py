@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from onelap import UserError
-from onelap.runs import Run
-from onelap.sorting import NO_ANSWER, Sorter
+from onelap.daily.sort import NO_ANSWER, Sorter
+from onelap.lap.run import Run
 from tests.conftest import TOY_WORDS, toy_notes
 
 NOTES = [note["text"] for note in toy_notes(12)]

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from onelap import UserError
-from onelap.duplicates import near_duplicates
-from onelap.split import Memory, grouped, split_notes
+from onelap.notes.duplicates import near_duplicates
+from onelap.notes.split import FrozenSplit, enough_sources, split_notes
 
 SHARES = {"validation": 0.15, "test": 0.2}
 NO_PAIRS = near_duplicates(pd.DataFrame({"id": ["x"], "text": [""], "kind": ["a"]}))
@@ -17,7 +17,7 @@ def notes_of(sources: int, each: int, kinds: str = "aaabbc") -> pd.DataFrame:
         for source in range(sources)
         for number in range(each)
     ]
-    return pd.DataFrame(rows).assign(texture="")
+    return pd.DataFrame(rows).assign(style="")
 
 
 def pair(first: int, second: int) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def parts_of(notes, **options):
         "shares": SHARES,
         "seed": 0,
         "remembered": {},
-        "by_source": grouped(notes),
+        "by_source": enough_sources(notes),
     } | options
     return split_notes(notes, **arguments)
 
@@ -78,14 +78,14 @@ def test_the_same_seed_gives_the_same_split_and_another_one_another():
 
 def test_without_sources_every_note_stands_for_itself():
     notes = notes_of(1, 60)
-    assert not grouped(notes)
+    assert not enough_sources(notes)
     assert set(parts_of(notes)["part"]) == {"train", "validation", "test"}
 
 
 def test_notes_of_unknown_source_do_not_hang_together():
     notes = renumbered(notes_of(6, 10), notes_of(1, 40).assign(source=""))
     split = parts_of(notes, shares={"validation": 0.2, "test": 0.2})
-    assert grouped(notes)
+    assert enough_sources(notes)
     assert set(split.loc[split["source"] == "", "part"]) == {"train", "validation", "test"}
     assert split[split["source"] != ""].groupby("source")["part"].nunique().max() == 1
 
@@ -147,18 +147,18 @@ def test_a_new_copy_of_a_test_note_in_an_old_training_source_is_set_aside():
 
 def test_test_prefers_raw_notes_and_leaves_half_of_them_to_learn_from():
     notes = notes_of(40, 6)
-    notes.loc[notes["source"].isin([f"s{number}" for number in range(12)]), "texture"] = "raw"
+    notes.loc[notes["source"].isin([f"s{number}" for number in range(12)]), "style"] = "raw"
     split = parts_of(notes, preferred="raw")
-    counts = split.groupby(["part", "texture"]).size()
+    counts = split.groupby(["part", "style"]).size()
     assert counts["test", "raw"] == 36 and counts["test", ""] == pytest.approx(12, abs=3)
-    assert parts_of(notes)["part"].equals(parts_of(notes.assign(texture=""))["part"]), "no preference, no effect"
+    assert parts_of(notes)["part"].equals(parts_of(notes.assign(style=""))["part"]), "no preference, no effect"
 
 
 def test_of_a_raw_note_and_its_new_tidied_copy_the_raw_one_is_tested():
-    notes = notes_of(20, 6).assign(texture="raw")
+    notes = notes_of(20, 6).assign(style="raw")
     before = parts_of(notes, preferred="raw")
     position = before.index[before["part"] == "test"][0]
-    copy = notes.iloc[[position]].assign(id="copy", texture="tidied")
+    copy = notes.iloc[[position]].assign(id="copy", style="tidied")
     both = pd.concat([notes, copy], ignore_index=True)
     remembered = dict(before[["id", "part"]].values)
     split = parts_of(both, pairs=pair(position, 120), remembered=remembered, preferred="raw")
@@ -170,7 +170,7 @@ def test_of_a_raw_note_and_its_new_tidied_copy_the_raw_one_is_tested():
 
 def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):
     def memory(seed):
-        return Memory(tmp_path, tmp_path / "vault", SHARES, seed)
+        return FrozenSplit(tmp_path, tmp_path / "vault", SHARES, seed)
 
     assert (memory(0).parts, memory(0).by_source) == ({}, None)
     memory(0).add(pd.DataFrame({"id": ["a", "b", "c"], "part": ["train", "test", "set aside"]}), by_source=True)

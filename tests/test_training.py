@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from onelap import UserError
-from onelap.models import load_adapter, load_base, load_tokenizer
-from onelap.plan import measure, workload_of
-from onelap.precision import Precision, check_formats, choose_precision
-from onelap.prompts import build_prompt
-from onelap.runs import Run, read_lines
-from onelap.scoring import check_probe, leave_probe, load_finite_base, score
-from onelap.trainer import SPELLING
-from onelap.training import TARGETS, prepare_trainer, train
+from onelap.arms.base import load_adapter, load_base, load_tokenizer
+from onelap.arms.prompts import build_prompt
+from onelap.arms.scoring import check_probe, leave_probe, load_finite_base, score
+from onelap.lap.run import Run
+from onelap.machine.precision import Precision, check_formats, choose_precision
+from onelap.machine.store import read_lines
+from onelap.qlora.plan import measure, workload_of
+from onelap.qlora.trainer import SPELLING
+from onelap.qlora.training import TARGETS, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 KINDS = sorted(TOY_WORDS)

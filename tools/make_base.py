@@ -45,7 +45,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from onelap.prompts import INSTRUCTION
+from onelap.arms.prompts import INSTRUCTION
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "data" / "base_corpus"

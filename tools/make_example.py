@@ -5,11 +5,13 @@ make example
 
 import matplotlib.pyplot as plt
 
-from onelap import PROJECT, UserError, figures
-from onelap.parameters import read_parameters
-from onelap.report import write_report
-from onelap.runner import resolve_inputs, run_lap
-from onelap.runs import Run, read_json
+from onelap import PROJECT, UserError
+from onelap.lap.parameters import read_parameters
+from onelap.lap.report import write_report
+from onelap.lap.run import Run
+from onelap.lap.runner import resolve_inputs, run_lap
+from onelap.machine.store import read_json
+from onelap.verdict import figures
 
 PARAMS = PROJECT / "params" / "embedded.yaml"
 

@@ -13,8 +13,9 @@ import argcomplete
 import yaml
 from argcomplete.completers import FilesCompleter
 
-from onelap import PROJECT, NotebookFailed, UserError, commands, guard
-from onelap.answers import FORMATS
+from onelap import PROJECT, NotebookFailed, UserError, commands
+from onelap.daily.answers import FORMATS
+from onelap.machine import guard, process
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         traceback = options.traceback
         os.umask(0o077)  # what is made of private notes, nobody else on this machine may read
-        if options.command is not commands.fetch:
+        online = options.command is commands.fetch
+        process.prepare(online)
+        if not online:
             guard.close()
         try:
             options.command(options)

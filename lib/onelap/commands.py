@@ -1,7 +1,6 @@
 """What each command does. Libraries are imported where they are needed: `--help` and completion should not wait."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,11 +11,12 @@ AHEAD = 2  # times the notes of a forward pass: read and put in order of length 
 
 def run(options: argparse.Namespace) -> None:
     """`onelap run`: the five notebooks, or what is left of them."""
-    from onelap.history import find_run
-    from onelap.parameters import read_parameters
-    from onelap.resume import check_unchanged, reopen
-    from onelap.runner import resolve_inputs, run_lap
-    from onelap.runs import Run, read_json
+    from onelap.lap.history import find_run
+    from onelap.lap.parameters import read_parameters
+    from onelap.lap.resume import check_unchanged, reopen
+    from onelap.lap.run import Run
+    from onelap.lap.runner import resolve_inputs, run_lap
+    from onelap.machine.store import read_json
 
     old = find_run(options.resume, PROJECT / "outputs") if options.resume else None
     if old is None and (options.params is None or options.force_new):
@@ -49,7 +49,7 @@ def runs(options: argparse.Namespace) -> None:
         return _two_runs(options)
     import pandas as pd
 
-    from onelap.history import list_runs
+    from onelap.lap.history import list_runs
 
     table = list_runs(options.outputs)
     if table.empty:
@@ -62,8 +62,8 @@ def runs(options: argparse.Namespace) -> None:
 
 
 def _two_runs(options: argparse.Namespace) -> None:
-    from onelap.evaluation import percent, points_with_interval
-    from onelap.history import compare_runs, differences, find_run
+    from onelap.lap.history import compare_runs, differences, find_run
+    from onelap.verdict.sentences import percent, points_with_interval
 
     if len(options.run) != 2:
         raise UserError(f"expected two runs to compare, or none to list all; found {len(options.run)}")
@@ -77,8 +77,7 @@ def _two_runs(options: argparse.Namespace) -> None:
 
 def fetch(options: argparse.Namespace) -> None:
     """`onelap fetch`: download the base model that a parameter file names."""
-    os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub reads it
-    from onelap.models import download_size, fetch_base
+    from onelap.arms.base import download_size, fetch_base
 
     parameters = _parameters(options)
     name = str(parameters["base_model"])
@@ -90,9 +89,9 @@ def fetch(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """`onelap plan`: memory and hours of a training; from real steps too, where the base is on this machine."""
-    from onelap.models import is_here
-    from onelap.plan import Setting, forecast, rehearse
-    from onelap.precision import choose_precision
+    from onelap.arms.base import is_downloaded
+    from onelap.machine.precision import choose_precision
+    from onelap.qlora.plan import Setting, forecast, rehearse
 
     parameters = _parameters(options)
     precision = choose_precision(parameters["precision"])
@@ -103,7 +102,7 @@ def plan(options: argparse.Namespace) -> None:
         print(f"    {part:30} {size:6.2f} GB")
     print(f"    {'there is':30} {expected.memory_gb:6.2f} GB {expected.on}")
     print(f"    {'training':30} {hours:6.2f} hours of {expected.hours:g}, at {expected.rate / 1e12:.2g} TFLOP/s")
-    if expected.here and is_here(parameters["base_model"]):
+    if expected.here and is_downloaded(parameters["base_model"]):
         hours, peak = rehearse(parameters, precision)
         print(f"    {'some real steps say':30} {hours:6.2f} hours, {peak:.2f} GB at the peak")
     if not any(expected.exceeded(setting)):
@@ -120,7 +119,7 @@ def doctor(options: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from onelap.doctor import FAILURE, examine
+    from onelap.lap.doctor import FAILURE, examine
 
     checks = examine()
     if options.json:
@@ -136,9 +135,9 @@ def doctor(options: argparse.Namespace) -> None:
 
 def label(options: argparse.Namespace) -> None:
     """`onelap label`: a walk through notes in the terminal."""
-    from onelap.labelling import Labelling, most_suspicious_first, most_useful_first, walk
-    from onelap.notes import FIELD_PARAMETERS, Fields, labels_path, locate_notes, read_all, read_labels
-    from onelap.parameters import read_parameters
+    from onelap.daily.label import Labelling, most_suspicious_first, most_useful_first, walk
+    from onelap.lap.parameters import read_parameters
+    from onelap.notes.read import FIELD_PARAMETERS, Fields, labels_path, locate_notes, read_all, read_labels
 
     if not sys.stdin.isatty():
         raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
@@ -162,10 +161,10 @@ def sort(options: argparse.Namespace) -> None:
     from contextlib import redirect_stdout
     from io import BufferedReader, FileIO
 
-    from onelap.answers import FORMATS, Tally
-    from onelap.history import find_run, newest_good_run
-    from onelap.inbox import STANDARD_INPUT, Inbox, batches
-    from onelap.sorting import Sorter
+    from onelap.daily.answers import FORMATS, Tally
+    from onelap.daily.inbox import STANDARD_INPUT, Inbox, batches
+    from onelap.daily.sort import Sorter
+    from onelap.lap.history import find_run, newest_good_run
 
     if options.min_confidence is not None and not 0 <= options.min_confidence <= 1:
         raise UserError(f"--min-confidence: expected 0 to 1, found {options.min_confidence:g}")
@@ -194,8 +193,8 @@ def sort(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """`onelap report`: one HTML file of a run."""
-    from onelap.history import find_run
-    from onelap.report import write_report
+    from onelap.lap.history import find_run
+    from onelap.lap.report import write_report
 
     lap = find_run(options.run, PROJECT / "outputs")
     file = (options.out or lap.path / "report.html").expanduser().absolute()
@@ -208,9 +207,9 @@ def report(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """`onelap export`: the adapter merged into its base, scored again, with a card."""
-    from onelap.evaluation import points_with_interval
-    from onelap.export import export
-    from onelap.history import find_run
+    from onelap.daily.export import export
+    from onelap.lap.history import find_run
+    from onelap.verdict.sentences import points_with_interval
 
     lap, folder = find_run(options.run, PROJECT / "outputs"), options.folder.expanduser().absolute()
     found = export(lap, folder)
@@ -222,7 +221,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def _parameters(options: argparse.Namespace) -> dict:
-    from onelap.parameters import read_parameters
+    from onelap.lap.parameters import read_parameters
 
     params = find_path(options.params)
     parameters, problems = read_parameters(params, options.parameter)

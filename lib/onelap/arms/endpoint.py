@@ -1,0 +1,99 @@
+"""A general model behind an OpenAI-compatible endpoint on this machine: Ollama, llama.cpp, vLLM, transformers serve.
+
+It is asked as one asks a chat model, and its answer is parsed. An answer that cannot be parsed is counted, not hidden.
+Notes go to this machine's own addresses only, unless the user allows otherwise.
+"""
+
+import re
+import time
+from collections import Counter
+from contextlib import nullcontext
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from onelap import UserError
+from onelap.arms.generation import ANSWER_TOKENS, parse_answer
+from onelap.arms.prompts import question
+from onelap.machine.guard import is_this_machine, opened
+
+TIMEOUT = 60.0  # seconds a request; a first one may load the model
+RETRIES = 2  # of a request that got no answer
+TRIAL_NOTE = "Milk, eggs, call the dentist."  # asked first: what a server says of it may be shown, it quotes no note
+
+
+def check_address(url: str, allow_upload: bool) -> str:
+    """Return the endpoint's address without a slash at the end. Raises UserError for one beyond this machine.
+
+    Only `localhost` and numeric addresses count as this machine: a name would have to be looked up, and may mean
+    another machine next time.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"endpoint: expected an address such as http://localhost:11434/v1, found {url}")
+    if not allow_upload and not is_this_machine(parts.hostname):
+        raise UserError(
+            f"endpoint: {parts.hostname} is not this machine, and your notes would be uploaded to it; use an address "
+            "such as http://localhost:11434/v1, or set allow_upload: true"
+        )
+    return url.rstrip("/")
+
+
+def ask(
+    url: str, model: str, texts: list[str], kinds: list[str], definitions: dict[str, str], timeout: float = TIMEOUT
+) -> tuple[np.ndarray, float, Counter]:
+    """Ask for the kind of every text, one after the other.
+
+    Returns (notes, kinds) with a one for the kind of each answer, and only zeros where none was given; seconds a note;
+    and counts of `in set`, `outside the set`, `refused`, `timeout` and `error`. Raises UserError where the endpoint
+    does not answer a trial question.
+    """
+    import openai  # takes a second, which checking an address need not wait for
+
+    # No proxy from the environment and no redirect: what is sent goes to this address and no further.
+    transport = openai.DefaultHttpxClient(trust_env=False, follow_redirects=False)
+    client = openai.OpenAI(base_url=url, api_key="none", timeout=timeout, max_retries=RETRIES, http_client=transport)
+
+    def reply(text: str) -> tuple[str, str]:
+        """(answer, `answered` or `refused`); raises OpenAIError, or what a malformed answer leads to."""
+        content = question(kinds, definitions, text)
+        response = client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": content}],
+            temperature=0,
+            max_tokens=ANSWER_TOKENS,
+        )
+        choice = response.choices[0]
+        if choice.message.refusal or choice.finish_reason == "content_filter":
+            return "", "refused"
+        return re.sub(r"<think>.*?(?:</think>|\Z)", "", choice.message.content or "", flags=re.DOTALL), "answered"
+
+    answers, counts = np.zeros((len(texts), len(kinds))), Counter()
+    # The endpoint is beyond this machine only where `check_address` was told that it may be.
+    with client, nullcontext() if is_this_machine(urlsplit(url).hostname) else opened():
+        try:
+            reply(TRIAL_NOTE)
+        except Exception as error:
+            raise UserError(f"endpoint {url}: expected an answer of the model {model}, found: {error}") from None
+        start = time.perf_counter()
+        for row, text in enumerate(texts):
+            try:
+                answer, outcome = reply(text)
+            except openai.APITimeoutError:
+                answer, outcome = "", "timeout"
+            except (
+                openai.OpenAIError,
+                AttributeError,
+                IndexError,
+                TypeError,
+                ValueError,
+            ):  # the last four: no such JSON
+                answer, outcome = "", "error"
+            kind = parse_answer(answer, kinds)
+            counts[outcome if outcome != "answered" else "in set" if kind else "outside the set"] += 1
+            if kind:
+                answers[row, kinds.index(kind)] = 1.0
+    return answers, (time.perf_counter() - start) / len(texts), counts

@@ -1,0 +1,100 @@
+"""One HTML file of a run, for reading: the result first, then the five executed notebooks with their code folded."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import nbformat
+from jinja2 import Environment, FileSystemLoader
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+
+from onelap import PROJECT
+from onelap.lap.parameters import NOTEBOOKS
+from onelap.lap.run import Run
+from onelap.machine.guard import refused
+from onelap.machine.store import read_json, write_text
+from onelap.verdict.tables import arms_table
+
+TEMPLATES = Path(__file__).parent / "templates"
+MAIN_NOTEBOOK = "05_compare"
+MAIN_FIGURES = {
+    "figures.accuracies(": "accuracy of every arm on the same test notes, with 95 % intervals",
+    "figures.recall_change(": "share of the notes of each kind that were found, before and after",
+}
+"""What stands above the notebooks: figures by what their cell calls, and what they show."""
+
+
+def write_report(run: Run, file: Path) -> None:
+    """Write the report of a run, with whatever is there of it, as one file that needs nothing from anywhere else."""
+    record = json.loads(_without_places(json.dumps(run.record)))
+    notebooks = {path.stem: run.path / path.name for path in NOTEBOOKS if (run.path / path.name).exists()}
+    comparison = read_json(run.comparison_path) if run.comparison_path.exists() else None
+    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("report.html")
+    text = page.render(
+        name=run.path.name,
+        record=record,
+        facts=_facts(record),
+        refused=refused(run.path),
+        comparison=comparison,
+        table=arms_table(comparison["arms"]) if comparison else None,
+        figures=_main_figures(notebooks[MAIN_NOTEBOOK]) if MAIN_NOTEBOOK in notebooks else [],
+        notebooks={stem: _body(path) for stem, path in notebooks.items()},
+        parameters={name: _without_places(str(value)) for name, value in run.parameters.items()},
+        light=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
+        dark=HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
+    )
+    write_text(file, text)
+
+
+def _body(notebook: Path) -> str:
+    exporter = HTMLExporter(
+        template_name="notebook",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    text = _without_places(notebook.read_text(encoding="utf-8"))
+    return exporter.from_notebook_node(nbformat.reads(text, as_version=4))[0]
+
+
+def _without_places(text: str) -> str:
+    """Without the folders of this project and of this person: whose machine it was is nobody's business.
+
+    As they are, and with the backslashes doubled that JSON and Python write.
+    """
+    for place, short in ((PROJECT, "."), (Path.home(), "~")):
+        if len(place.parts) > 2:  # not `/`, nor `/app`, which may be anything
+            for written in (str(place), json.dumps(str(place))[1:-1], json.dumps(json.dumps(str(place)))[3:-3]):
+                text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _, short=short: short, text)
+    return text
+
+
+def _main_figures(notebook: Path) -> list[tuple[str, str]]:
+    """(what it shows, data URL) of the figures that tell the result."""
+    found = []
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        for call, title in MAIN_FIGURES.items():
+            if call in cell.source:
+                found += [(title, url) for output in cell.get("outputs", []) for url in _images(output.get("data", {}))]
+    return found
+
+
+def _images(data: dict) -> list[str]:
+    if "image/svg+xml" in data:
+        coded = base64.b64encode(data["image/svg+xml"].encode()).decode()
+        return [f"data:image/svg+xml;base64,{coded}"]
+    return [f"data:image/png;base64,{data['image/png']}"] if "image/png" in data else []
+
+
+def _facts(record: dict) -> list[str]:
+    """What a reader wants to know before the details."""
+    hardware, actual = record.get("hardware", {}), record.get("actual", {})
+    machine = ", ".join(hardware.get("gpus", [])) or hardware.get("cpu", "")
+    said = [record.get("params", ""), record.get("started", "")[:10], record.get("status", ""), machine]
+    if actual.get("seconds"):
+        said.append(f"{actual['seconds'] / 60:.0f} minutes")
+    if actual.get("peak_memory_gb"):
+        said.append(f"{actual['peak_memory_gb']:.1f} GB at the peak of training")
+    return [fact for fact in said if fact]

@@ -1,0 +1,8 @@
+"""Names of kinds, sources and styles, each written in one way."""
+
+import unicodedata
+
+
+def normalize(name: object) -> str:
+    """Write a name in lower case, with white space folded and composed characters (macOS decomposes them)."""
+    return " ".join(unicodedata.normalize("NFKC", str(name)).lower().split())

@@ -1,0 +1,84 @@
+"""Files of our own: JSON, YAML, JSON lines and hashes, written whole or not at all."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from stat import S_ISREG
+
+import pandas as pd
+import yaml
+
+from onelap import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the whole file or nothing: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write the content as JSON, atomically."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object. Raises UserError where the file does not hold a whole one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a JSON file, could not read it: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def read_yaml(path: Path) -> dict:
+    """Read lines `name: value`; an empty file gives an empty dictionary. Raises UserError for anything else."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a YAML file in UTF-8, could not read it: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict | None):
+        raise UserError(f"{path}: expected lines `name: value`, found a {type(content).__name__}")
+    return content or {}
+
+
+def write_lines(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as JSON lines, one row a line."""
+    rows = table.to_dict(orient="records")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    """Read the table that `write_lines` wrote. Raises UserError for a damaged file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return pd.DataFrame([json.loads(line) for line in file])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected JSON lines, could not read them: {error}") from None
+
+
+def hash_files(*paths: Path) -> str:
+    """SHA-256 over the contents of the files, and of all files in the folders, in the given order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def stamp_files(folder: Path) -> str:
+    """List names, sizes and times of a folder's files: this changes when a file does, and reads none of them."""
+    states = [(path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*"))]
+    return json.dumps([[name, state.st_size, state.st_mtime_ns] for name, state in states if S_ISREG(state.st_mode)])

@@ -1,0 +1,317 @@
+"""TRL's SFTTrainer for our question: its loss, what it gives up for memory, and its checkpoints."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from onelap import UserError
+from onelap.arms.prompts import MIN_NOTE_TOKENS, Prompt
+from onelap.arms.scoring import answer_log_likelihoods, lay_out
+from onelap.machine.memory import Pieces, give_back, ran_out
+from onelap.machine.precision import Precision
+from onelap.qlora import checkpoints
+from onelap.qlora.log import Checkpoints, TrainingLog
+from onelap.qlora.recipe import Recipe
+
+if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
+    raise UserError(
+        "Python must run in UTF-8 mode, or `import trl` fails: set PYTHONUTF8=1 (Windows: setx PYTHONUTF8 1, then a "
+        "new window), and start again"
+    )
+from trl import SFTConfig, SFTTrainer
+
+SPELLING = 0.02  # nats of a label count this much beside those between the kinds (docs/LOG.md)
+WATCHING = ("checkpoint_minutes", "report_to", "allow_upload")  # of a recipe: changes nothing that is learnt
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")  # that a checkpoint depends on
+SHORTER = 0.75  # of a note's tokens are left at each rung that cuts texts
+
+
+class ByLength(LengthGroupedSampler):
+    """Notes of like length together, in an order that depends on seed and epoch alone.
+
+    So a training that is taken up in the middle of an epoch sees the rest of that very epoch.
+    """
+
+    def __init__(self, lengths: list[int], batch: int, seed: int, epoch: Callable[[], int]):
+        super().__init__(batch, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, epoch
+
+    def __iter__(self):
+        self.generator.manual_seed(1000 * self.seed + self.epoch())
+        return super().__iter__()
+
+
+class KindTrainer(SFTTrainer):
+    """SFTTrainer that learns the very question the model is asked: which of the kinds, not which of all tokens.
+
+    The loss is the cross-entropy over the kinds of what `scoring` computes, and a little of the usual
+    one, the label's own likelihood, so that the model can still say what it chooses. No logits are
+    computed for the prompt.
+
+    Where memory runs out it goes down a ladder and repeats the micro-batch: smaller pieces of it, then gradient
+    checkpointing, then shorter texts. Its checkpoints are those of `onelap.checkpoints`.
+    """
+
+    def __init__(
+        self,
+        *arguments,
+        prompt: Prompt,
+        recipe: Recipe,
+        precision: Precision,
+        base_digest: str,
+        log: TrainingLog,
+        **options,
+    ):
+        super().__init__(*arguments, callbacks=[log, Checkpoints(recipe.checkpoint_minutes)], **options)
+        self.prompt, self.recipe, self.precision, self.training_log = prompt, recipe, precision, log
+        self.base_digest = base_digest
+        self.piece, self.note_budget, self.validation_budget = (
+            recipe.micro_batch,
+            prompt.note_budget,
+            prompt.note_budget,
+        )
+        self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
+        self.rungs: list[str] = []
+        """What was given up for want of memory, in order."""
+        self.ended = False
+        """Whether an earlier session came to the end of this training; then only its best adapter is loaded."""
+        self.step_inputs: list[dict] = []
+        """Micro-batches of the optimizer step under way."""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the base is spread over processes, whose forward passes then must be the same in number and order."""
+        return self.is_distributed_loading_by_transformers
+
+    @property
+    def fingerprint(self) -> dict:
+        """All that a checkpoint depends on: one of another fingerprint is not gone on from."""
+        rows = [[list(row.values()) for row in rows] for rows in (self.train_dataset, self.eval_dataset)]
+        return {
+            "recipe": {name: value for name, value in asdict(self.recipe).items() if name not in WATCHING},
+            "precision": f"{self.precision.name} on {self.args.device.type}",
+            "prompt": self.prompt.digest,
+            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "base": self.base_digest,
+            "notes": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        }
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean negative log-probability of the true kinds and, `SPELLING` times, of their labels; nats a note."""
+        kinds = inputs["labels"]
+
+        def likelihoods_of(notes: list[torch.Tensor], budget: int) -> torch.Tensor:
+            rows = [self.prompt.cut(note.tolist(), budget) for note in notes]
+            laid_out = lay_out(self.prompt, rows, device=kinds.device)
+            return answer_log_likelihoods(model, self.prompt, laid_out, use_cache=False)
+
+        if model.training:
+            likelihoods = likelihoods_of(inputs["input_ids"], self.note_budget)
+        else:
+            likelihoods = self._validated(likelihoods_of, inputs["input_ids"])
+        scores = likelihoods / self.recipe.label_temperature
+        spelt = likelihoods.gather(1, kinds[:, None]).sum()
+        # The Trainer counts the notes of all processes, whose gradients are averaged afterwards.
+        share = len(kinds) if num_items_in_batch is None else num_items_in_batch / self.args.world_size
+        loss = (cross_entropy(scores, kinds, reduction="sum") - SPELLING * spelt) / share
+        return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
+
+    def _validated(self, likelihoods_of: Callable, notes: list[torch.Tensor]) -> torch.Tensor:
+        """Of a validation batch, whole texts as long as there is memory: smaller pieces first, shorter texts last."""
+        if self.sharded:
+            return likelihoods_of(notes, self.validation_budget)
+        while True:
+            try:
+                at_length = partial(likelihoods_of, budget=self.validation_budget)
+                return torch.cat(self.validation_pieces.each(at_length, notes))
+            except Exception as error:
+                if not ran_out(error) or self.validation_budget == MIN_NOTE_TOKENS:
+                    raise
+                give_back(error)
+            self.validation_budget = max(MIN_NOTE_TOKENS, int(SHORTER * self.validation_budget))
+            self._record_rung(f"{self.validation_budget} tokens a validation note")
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Forward and backward of a micro-batch, in smaller pieces and again where memory runs out."""
+        if next(weight for weight in model.parameters() if weight.requires_grad).grad is None:
+            self.step_inputs = []
+        self.step_inputs.append(inputs)
+        pending = [inputs]
+        while True:
+            try:
+                return [self._learn(model, one, num_items_in_batch) for one in pending][-1]
+            except Exception as error:
+                if self.args.world_size > 1 or not ran_out(error) or not self._descend():
+                    raise
+                give_back(error)
+            # The failed attempt has left part of its gradients: this step begins anew.
+            model.zero_grad()
+            pending = self.step_inputs
+
+    def _learn(self, model, inputs: dict, count: int) -> torch.Tensor:
+        loss = 0.0
+        for first in range(0, len(inputs["labels"]), self.piece):
+            piece = {name: values[first : first + self.piece] for name, values in inputs.items()}
+            loss += super().training_step(model, piece, count)
+        return loss
+
+    def _descend(self) -> bool:
+        """Give up something for memory; whether there was anything left to give up."""
+        if self.piece > 1:
+            self.piece = (self.piece + 1) // 2
+            rung = f"micro_batch={self.piece}"
+        elif not self.model.is_activation_checkpointing:
+            self.checkpoint_activations()
+            rung = "gradient_checkpointing=true"
+        elif self.note_budget > MIN_NOTE_TOKENS:
+            self.note_budget = max(MIN_NOTE_TOKENS, int(SHORTER * self.note_budget))
+            rung = f"{self.note_budget} tokens a note"
+        else:
+            return False
+        self._record_rung(rung)
+        return True
+
+    def _record_rung(self, rung: str) -> None:
+        self.rungs.append(rung)
+        if self.is_in_train:
+            self.training_log.write(self.state, rung=rung)
+
+    def checkpoint_activations(self) -> None:
+        """Recompute them in the backward pass from now on."""
+        self.model.enable_input_require_grads()
+        self.model.activation_checkpointing_enable()
+
+    def _get_train_sampler(self, train_dataset=None):
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        return ByLength(lengths, self.recipe.effective_batch, self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def floating_point_ops(self, inputs):
+        """Not counted by the Trainer's formula, which knows no tree of answers; see `onelap.plan`."""
+        return 0
+
+    def _save_checkpoint(self, model, trial):
+        """Instead of the Trainer's, which pickles, and which is not written atomically."""
+        if self.args.should_save:
+            self._write_checkpoint()
+        self.accelerator.wait_for_everyone()
+        self._find_best()
+
+    def _write_checkpoint(self) -> None:
+        training = Path(self.args.output_dir)
+        folder = checkpoints.checkpoint_path(training, self.state.global_step)
+        checkpoints.discard(folder)
+        self.save_adapter(folder)
+        scaler = self.accelerator.scaler
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "random": checkpoints.random_state(),
+            "ladder": (self.piece, self.note_budget, self.rungs, self.model.is_activation_checkpointing),
+        }
+        checkpoints.write_state(folder, state)
+        self.state.best_model_checkpoint = None  # a run folder may be moved: the step is enough
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        checkpoints.seal(folder)
+        best = checkpoints.checkpoint_path(training, self.state.best_global_step or self.state.global_step)
+        for other in set(checkpoints.found_in(training).values()) - {folder, best}:
+            checkpoints.discard(other)
+
+    def _find_best(self) -> None:
+        if self.state.best_global_step:
+            best = checkpoints.checkpoint_path(Path(self.args.output_dir), self.state.best_global_step)
+            self.state.best_model_checkpoint = str(best)
+
+    def _init_training_state(self, *arguments):
+        found = super()._init_training_state(*arguments)
+        self._find_best()
+        return found
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if checkpoint is not None:
+            state = checkpoints.read_state(Path(checkpoint))
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["schedule"])
+            self.piece, self.note_budget, self.rungs, checkpointing = state["ladder"]
+            if checkpointing and not self.model.is_activation_checkpointing:
+                self.checkpoint_activations()
+
+    def _load_scaler(self, checkpoint):
+        if checkpoint is not None and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(checkpoints.read_state(Path(checkpoint))["scaler"])
+
+    def _load_rng_state(self, checkpoint):
+        if checkpoint is not None:
+            checkpoints.set_random_state(checkpoints.read_state(Path(checkpoint))["random"])
+
+    def _run_epoch(self, *arguments, **options):
+        if self.ended or self.state.global_step >= self.state.max_steps:  # taken up after its last step
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **options)
+
+    def save_adapter(self, folder: Path) -> None:
+        """What was learnt, as safetensors."""
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
+
+    def create_model_card(self, *_, **__):
+        """Nothing: TRL's card beside every checkpoint is a form to fill in, not a record."""
+
+
+def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path) -> SFTConfig:
+    """A recipe in the Trainer's words, for so many notes; what is written goes to `folder`."""
+    os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(folder / "reports")
+    os.environ["WANDB_MODE"] = "online" if recipe.allow_upload else "offline"
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
+    os.environ["WANDB_SILENT"], os.environ["WANDB_CONSOLE"] = "true", "off"  # figures, not what is printed
+    steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
+    between = math.ceil(steps / recipe.evaluations)
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        per_device_train_batch_size=recipe.micro_batch,
+        # Not the micro-batch: the choice of the best adapter must not depend on the memory at hand.
+        per_device_eval_batch_size=recipe.effective_batch,
+        gradient_accumulation_steps=recipe.accumulation,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(0.05 * steps),
+        optim="paged_adamw_8bit" if precision.device != "cpu" else "adamw_torch",
+        bf16=precision.bf16,
+        fp16=precision.fp16,
+        use_cpu=precision.device == "cpu",
+        # Inputs are made by Prompt: TRL would cut the answer, not the note.
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="steps",
+        eval_steps=between,
+        save_steps=between,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_macro_f1",
+        logging_steps=1,
+        # The Trainer would hide a loss that is not finite.
+        logging_nan_inf_filter=False,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=precision.device != "cpu",
+        disable_tqdm=True,
+        report_to=recipe.report_to,
+        seed=recipe.seed,
+    )
+    # A process works on one card, also where it sees several: TRL would refuse, and the Trainer split the batches.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments

@@ -1,0 +1,207 @@
+"""QLoRA as in the published attempt, through TRL's SFTTrainer (Dettmers et al. 2023, arXiv 2305.14314)."""
+
+import os
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+import torch
+from bitsandbytes.optim import GlobalOptimManager
+from datasets import Dataset
+from filelock import FileLock, Timeout
+from peft import LoraConfig, get_peft_model
+from sklearn.metrics import f1_score
+from transformers import EvalPrediction, PrinterCallback
+
+from onelap import UserError
+from onelap.arms.base import load_base, sample_base
+from onelap.arms.prompts import Prompt
+from onelap.machine import guard
+from onelap.machine.memory import give_back, ran_out
+from onelap.machine.precision import Precision, check_formats
+from onelap.machine.store import read_json, write_json
+from onelap.qlora import checkpoints
+from onelap.qlora.log import Budget, TrainingLog
+from onelap.qlora.recipe import Recipe
+from onelap.qlora.sharding import shard
+from onelap.qlora.trainer import KindTrainer, arguments_of
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ENDED = "ended.json"  # written when a training has come to its end, by its steps or by its budget
+LOCK_SECONDS = 15  # a process that was killed with its parent needs a moment to go
+
+
+def validation_rates(evaluated: EvalPrediction) -> dict[str, float]:
+    """Accuracy and macro-F1 on validation: they go on rising after the loss has turned."""
+    truth, predicted = evaluated.label_ids, evaluated.predictions.argmax(axis=1)
+    f1 = f1_score(truth, predicted, average="macro", zero_division=0.0)
+    return {"accuracy": float((truth == predicted).mean()), "macro_f1": float(f1)}
+
+
+def add_lora(model, recipe: Recipe):
+    """Put fresh LoRA matrices on the seven linear layers of every block.
+
+    Raises UserError for a base whose blocks have other layers (fused ones, say).
+    """
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=TARGETS,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(recipe.seed)
+    model = get_peft_model(model, config)
+    adapted = {name.rpartition(".")[2] for name in model.targeted_module_names}
+    if adapted != set(TARGETS):
+        missing = ", ".join(target for target in TARGETS if target not in adapted)
+        raise UserError(f"base_model: expected blocks with {', '.join(TARGETS)}, as Qwen2 and Llama have; no {missing}")
+    return model
+
+
+def prepare_trainer(
+    base: Path,
+    prompt: Prompt,
+    precision: Precision,
+    recipe: Recipe,
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    folder: Path,
+    sharded: bool = False,
+) -> KindTrainer:
+    """Base, LoRA matrices and a trainer on notes (columns `text`, `kind`); log and checkpoints go to `folder`.
+
+    A `sharded` base is spread over the processes that share the training. In float32 where probe steps
+    give no finite loss and gradients, and says so. Raises FloatingPointError where float32 gives none either.
+    """
+    GlobalOptimManager.get_instance().module_weight_config_triple.clear()  # it keeps earlier trainings' embeddings
+    arguments = arguments_of(recipe, precision, len(train), folder)  # refuses what cannot be, before the base is loaded
+    trainer = KindTrainer(
+        add_lora(load_base(base, precision, sharded), recipe),
+        arguments,
+        train_dataset=_examples(prompt, train),
+        eval_dataset=_examples(prompt, validation),
+        processing_class=prompt.tokenizer,
+        data_collator=_collate,
+        compute_metrics=validation_rates,
+        prompt=prompt,
+        recipe=recipe,
+        precision=precision,
+        base_digest=sample_base(base),
+        log=TrainingLog(folder / "log.jsonl"),
+    )
+    trainer.remove_callback(PrinterCallback)
+    # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
+    # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if recipe.gradient_checkpointing:
+        trainer.checkpoint_activations()  # not only in training, as the Trainer would
+    check_formats(trainer.model, precision)
+    if sharded:
+        shard(trainer, precision.device)
+    if learns_finitely(trainer):
+        return trainer
+    if precision.safe == precision:
+        raise FloatingPointError("loss or gradients are not finite before the first step, in float32")
+    print(f"Loss or gradients are not finite in {precision.name}: training in {precision.safe.name} instead, slower.")
+    del trainer
+    return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder, sharded)
+
+
+def learns_finitely(trainer: KindTrainer) -> bool:
+    """Whether loss and gradients are finite on the longest, a middling and the shortest note; nothing is learnt."""
+    rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]))
+    model, finite = trainer.model.train(), True
+    with torch.random.fork_rng():
+        for row in (rows[-1], rows[len(rows) // 2], rows[0]):
+            inputs = trainer._prepare_inputs(trainer.data_collator([row]))
+            try:
+                with trainer.accelerator.autocast():
+                    loss = trainer.compute_loss(model, inputs)
+                # Without the gradient scaler, which begins so high that it overflows, and then finds its way.
+                loss.backward()
+            except Exception as error:
+                if trainer.sharded or not ran_out(error):
+                    raise
+                loss = None  # it holds the graph
+                give_back(error)  # the ladder's business, later
+            else:
+                gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+                finite &= all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *gradients))
+            model.zero_grad()
+    everywhere = trainer.accelerator.gather(torch.tensor([finite], device=trainer.args.device))
+    return bool(everywhere.all())
+
+
+def _collate(notes: list[dict]) -> dict:
+    """Labels first: the Trainer takes the first tensor's length for the number of notes."""
+    labels = torch.tensor([note["labels"] for note in notes])
+    # It counts a batch's labels by the second name where there is one, by the first less one otherwise.
+    return {
+        "labels": labels,
+        "shift_labels": labels,
+        "input_ids": [torch.tensor(note["input_ids"]) for note in notes],
+    }
+
+
+def _examples(prompt: Prompt, notes: pd.DataFrame) -> Dataset:
+    """`input_ids`, up to where the answer is due, and `labels`, the number of the kind."""
+    kinds = list(prompt.answers)
+    pairs = zip(notes["text"], notes["kind"], strict=True)
+    return Dataset.from_list([{"input_ids": prompt.encode(text), "labels": kinds.index(kind)} for text, kind in pairs])
+
+
+def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
+    """Train for at most so many seconds, save the adapter that did best on validation, return the log as a table.
+
+    Goes on from the newest whole checkpoint of the same training, if there is one; what another training
+    left in the folder is removed. Raises UserError where another process trains in this folder.
+    """
+    folder, accelerator = Path(trainer.args.output_dir), trainer.accelerator
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder) if accelerator.is_main_process else nullcontext():
+        with accelerator.main_process_first():
+            start = _starting_point(trainer, folder)
+            shutil.rmtree(adapter, ignore_errors=True)
+        trainer.add_callback(Budget(seconds))
+        # Weights & Biases are told figures, where the user has allowed it; nobody else is told anything.
+        told = "wandb" in trainer.args.report_to and os.environ["WANDB_MODE"] == "online"
+        with guard.opened() if told else nullcontext():
+            trainer.train(resume_from_checkpoint=start and str(start))
+        if accelerator.is_main_process:
+            trainer.save_adapter(adapter)
+            write_json(folder / ENDED, {"step": trainer.state.global_step})
+    return pd.read_json(folder / "log.jsonl", lines=True)
+
+
+def _locked(folder: Path) -> FileLock:
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise UserError(f"{folder}: another process is training there; wait for it or end it") from None
+
+
+def _starting_point(trainer: KindTrainer, folder: Path) -> Path | None:
+    inputs, same = folder / "inputs.json", trainer.fingerprint
+    stored = read_json(inputs) if inputs.exists() else {}
+    if stored == same:
+        start, passed_over = checkpoints.newest_complete(folder)
+        for line in passed_over:
+            print(line)
+        if start:
+            trainer.ended = (folder / ENDED).exists()
+            print(f"Going on from {start.name}.")
+        return start
+    found = checkpoints.found_in(folder)
+    if found:
+        other = ", ".join(name for name in same if stored.get(name) != same[name])
+        print(f"The checkpoints here are of another training ({other}): removed.")
+    for path in found.values():
+        checkpoints.discard(path)
+    for name in (ENDED, "log.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    write_json(inputs, same)
+    return None

@@ -1,0 +1,181 @@
+"""What is measured of one arm, with 95 % intervals.
+
+- Rates: Wilson's score interval (Wilson 1927), `scipy.stats.binomtest`.
+- Macro-F1 and differences between arms: percentile bootstrap over sources, because notes of one source are not
+  independent (cluster bootstrap, Field & Welsh 2007). The percentiles are widened for few sources (expanded percentile
+  interval, Hesterberg 2015, https://arxiv.org/abs/1411.5279).
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.metrics import f1_score
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+ECE_BINS = 10
+
+
+def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: list[str], seconds: float) -> pd.DataFrame:
+    """Make the rows of `predictions.jsonl`: `id, kind, predicted, probabilities, seconds`.
+
+    probabilities: (notes, kinds) in the order of `kinds`. A row of zeros stands for no answer, and its `predicted` is
+    empty. seconds: time a note, the same for all.
+    """
+    probabilities = probabilities.round(6)
+    return pd.DataFrame(
+        {
+            "id": notes["id"].to_numpy(),
+            "kind": notes["kind"].to_numpy(),
+            "predicted": [kinds[row.argmax()] if row.any() else "" for row in probabilities],
+            "probabilities": [dict(zip(kinds, map(float, row), strict=True)) for row in probabilities],
+            "seconds": round(seconds, 9),
+        }
+    )
+
+
+def assess(
+    validation: pd.DataFrame,
+    test: pd.DataFrame,
+    probabilities: np.ndarray,
+    seconds: float,
+    memory_gb: dict[str, float | None],
+    kinds: list[str],
+) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
+    """Measure one arm: its predictions and metrics on the test notes, and its predictions on the validation notes.
+
+    probabilities: (validation notes + test notes, kinds). memory_gb: what `PeakMemory` measured while they were made.
+    The accuracy on the validation notes is among the metrics, because choices between arms are made on it, never on
+    the test.
+    """
+    on_validation = predictions_table(validation, probabilities[: len(validation)], kinds, seconds)
+    predictions = predictions_table(test, probabilities[len(validation) :], kinds, seconds)
+    metrics = measure(predictions, test["cluster"], kinds)
+    metrics |= {"validation_accuracy": rate(is_right(on_validation)), "peak_memory_gb": memory_gb}
+    return predictions, metrics, on_validation
+
+
+def measure(predictions: pd.DataFrame, clusters: pd.Series, kinds: list[str]) -> dict:
+    """Compute the content of `metrics.json`; each rate is `{value, low, high, n}`.
+
+    `clusters` is aligned with `predictions`: notes of one cluster are not independent. A kind that was never true
+    (recall) or never predicted (precision) has n 0 and null values.
+    """
+    truth, predicted = predictions["kind"], predictions["predicted"]
+    right = truth == predicted
+    return {
+        "n": len(predictions),
+        "accuracy": rate(right),
+        "macro_f1": _macro_f1(truth.to_numpy(), predicted.to_numpy(), clusters),
+        "recall": {kind: rate(right[truth == kind]) for kind in kinds},
+        "precision": {kind: rate(right[predicted == kind]) for kind in kinds},
+        "ece": calibration_error(predictions),
+        "seconds_per_note": float(predictions["seconds"].mean()),
+    }
+
+
+def measure_sure(predictions: pd.DataFrame, threshold: float | None) -> dict:
+    """Measure the sure answers: `{threshold, coverage, accuracy}`, the share that is sure and the share of it right."""
+    sure = _confidence(predictions) >= (np.inf if threshold is None else threshold)
+    return {"threshold": threshold, "coverage": rate(sure), "accuracy": rate(is_right(predictions)[sure])}
+
+
+def accuracy_by(arms: dict[str, pd.DataFrame], labels: pd.Series) -> dict[str, dict]:
+    """Compute {label: {arm: accuracy}} over the notes that have a label; `labels` is aligned with the predictions."""
+    return {
+        label: {arm: rate(is_right(predictions)[labels == label]) for arm, predictions in arms.items()}
+        for label in sorted(set(labels) - {""})
+    }
+
+
+def rate(hits: pd.Series | np.ndarray) -> dict:
+    """Compute a share with its Wilson interval: `{value, low, high, n}`."""
+    if not len(hits):
+        return {"value": None, "low": None, "high": None, "n": 0}
+    result = stats.binomtest(int(hits.sum()), len(hits))
+    interval = result.proportion_ci(CONFIDENCE, method="wilson")
+    return {"value": float(hits.mean()), "low": interval.low, "high": interval.high, "n": len(hits)}
+
+
+def calibration_error(predictions: pd.DataFrame) -> float | None:
+    """Expected calibration error of the answers that were given, in 10 bins of equal width (Guo et al. 2017)."""
+    table = reliability(predictions[predictions["predicted"] != ""])
+    gaps = table["notes"] * (table["right"] - table["confidence"]).abs()
+    return float(gaps.sum() / table["notes"].sum()) if len(table) else None
+
+
+def reliability(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Count, for each bin of confidence that holds notes: `notes`, mean `confidence`, and the share `right`."""
+    confidence = _confidence(predictions)
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    table = pd.DataFrame({"bin": bins, "confidence": confidence, "right": is_right(predictions).astype(float)})
+    return table.groupby("bin").agg(notes=("right", "size"), confidence=("confidence", "mean"), right=("right", "mean"))
+
+
+def risk_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Compute `coverage` (share of notes answered, the surest first) and the `accuracy` of those answers."""
+    order = np.argsort(-_confidence(predictions), kind="stable")
+    answered = np.arange(1, len(order) + 1)
+    return pd.DataFrame(
+        {"coverage": answered / len(order), "accuracy": np.cumsum(is_right(predictions)[order]) / answered}
+    )
+
+
+def is_right(predictions: pd.DataFrame) -> np.ndarray:
+    """(notes,) whether each answer is the note's kind."""
+    return (predictions["kind"] == predictions["predicted"]).to_numpy()
+
+
+def _confidence(predictions: pd.DataFrame) -> np.ndarray:
+    return predictions["probabilities"].map(lambda p: max(p.values())).to_numpy()
+
+
+def _macro_f1(truth: np.ndarray, predicted: np.ndarray, clusters: pd.Series) -> dict:
+    """Macro-F1 over the kinds that occur, as truth or as answer, with an interval from resampled sources."""
+    members = _members(clusters)
+
+    def f1(rows):
+        occurring = sorted(set(truth[rows]) | set(predicted[rows]) - {""})
+        return f1_score(truth[rows], predicted[rows], labels=occurring, average="macro", zero_division=0.0)
+
+    def statistic(sampled):
+        return f1(np.concatenate([members[int(index)] for index in sampled]))
+
+    low, high = (0.0, 1.0) if len(members) < 2 else _percentile(len(members), statistic, False, RESAMPLES // 4)
+    return {"value": float(f1(np.arange(len(truth)))), "low": low, "high": high, "n": len(truth)}
+
+
+def bootstrap_mean(values: np.ndarray, clusters: pd.Series) -> tuple[float, float]:
+    """Interval of the mean of `values` when whole sources are resampled; -1 to 1 for a single source."""
+    members = _members(clusters)
+    if len(members) < 2:
+        return -1.0, 1.0
+    sums = np.array([values[member].sum() for member in members])
+    sizes = np.array([len(member) for member in members])
+
+    def statistic(sampled, axis):
+        sampled = sampled.astype(int)
+        return sums[sampled].sum(axis=axis) / sizes[sampled].sum(axis=axis)
+
+    return _percentile(len(members), statistic, True, RESAMPLES)
+
+
+def _members(clusters: pd.Series) -> list[np.ndarray]:
+    """Row numbers of each source."""
+    return list(clusters.reset_index(drop=True).groupby(clusters.to_numpy()).indices.values())
+
+
+def _percentile(clusters: int, statistic, vectorized: bool, resamples: int) -> tuple[float, float]:
+    """Percentiles of the bootstrap distribution, further out the fewer clusters there are (Hesterberg 2015)."""
+    t = stats.t.isf((1 - CONFIDENCE) / 2, clusters - 1)
+    outside = stats.norm.sf(np.sqrt(clusters / (clusters - 1)) * t)
+    result = stats.bootstrap(
+        (np.arange(clusters),),
+        statistic,
+        vectorized=vectorized,
+        n_resamples=resamples,
+        confidence_level=1 - 2 * outside,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

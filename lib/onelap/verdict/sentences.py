@@ -1,0 +1,91 @@
+"""Numbers, arms and the verdict in words."""
+
+ARM_NAMES = {
+    "majority": "most frequent kind",
+    "markup": "length and markup",
+    "tfidf": "TF-IDF",
+    "embeddings": "sentence embeddings",
+    "base": "untuned",
+    "base_unbiased": "untuned, label bias removed",
+    "base_few_shot": "untuned, with examples",
+    "base_few_shot_unbiased": "untuned, with examples, label bias removed",
+    "endpoint": "general model",
+    "qlora": "QLoRA",
+}
+"""What a person reads for an arm's identifier; an arm without a name keeps its identifier."""
+
+
+def name_of(arm: str) -> str:
+    """Name an arm for people."""
+    return ARM_NAMES.get(arm, arm)
+
+
+def say(text: str) -> None:
+    """Show a sentence in a notebook as prose (rendered Markdown)."""
+    from IPython.display import Markdown, display  # takes time that a command without a notebook need not wait for
+
+    display(Markdown(text))
+
+
+def state_verdict(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
+    """State the result of a lap in one sentence.
+
+    `accuracy` is {arm: share of right answers}; `tuned` and `cheap` are the pairs of `compare` in which QLoRA is
+    compared with the best untuned arm and with the best cheap arm.
+    """
+    before, rival = tuned["a"], cheap["a"]
+    gain, low, high = (_signed_points(tuned["difference"][name]) for name in ("value", "low", "high"))
+    against_base = {
+        "better": "fine-tuning helped",
+        "worse": "fine-tuning did harm",
+        "cannot_tell": f"cannot tell whether fine-tuning helped{_notes_needed(tuned)}",
+    }[tuned["verdict"]]
+    against_rival = {
+        "better": "QLoRA beat it",
+        "worse": "QLoRA lost to it",
+        "cannot_tell": f"cannot tell it from QLoRA{_notes_needed(cheap)}",
+    }[cheap["verdict"]]
+    return (
+        f"{name_of(before)}: {percent(accuracy[before])} → QLoRA: {percent(accuracy['qlora'])} "
+        f"on {tuned['n']} frozen test notes "
+        f"({gain} points, 95 % interval {low.removeprefix('+')} to {high.removeprefix('+')}): "
+        f"{against_base}; {name_of(rival)}: {percent(accuracy[rival])}: {against_rival}"
+    )
+
+
+def _notes_needed(pair: dict) -> str:
+    more = pair["more_notes"]
+    return f" (about {float(f'{more:.2g}'):,.0f} more test notes, from new sources, would)" if more else ""
+
+
+def percent(share: float | None) -> str:
+    """Write a share as `48 %`, or as a dash where there is none."""
+    return "–" if share is None else f"{points(share)} %"
+
+
+def points(share: float) -> int:
+    """Round a share or a difference of shares to percentage points; never -0."""
+    return round(100 * share)
+
+
+def _signed_points(share: float) -> str:
+    """Percentage points with their sign, and with a decimal where they are less than one."""
+    return f"{100 * share:+.1f}" if 0 < abs(100 * share) < 0.95 else f"{points(share):+d}"
+
+
+def points_with_interval(difference: dict) -> str:
+    """Write a difference as `+40 points, 95 % interval 27 to 55`."""
+    rounded = {name: points(value) for name, value in difference.items()}
+    return "{value:+d} points, 95 % interval {low} to {high}".format(**rounded)
+
+
+def with_interval(rate: dict) -> str:
+    """Write a rate as `48 % (38 to 58)`."""
+    if rate["value"] is None:
+        return "–"
+    return f"{percent(rate['value'])} ({points(rate['low'])} to {points(rate['high'])})"
+
+
+def hundredths(number: float | None) -> str:
+    """Write a number as `0.48`, or as a dash where there is none."""
+    return "–" if number is None else f"{number:.2f}"
