@@ -31,11 +31,11 @@ from onelap import PROJECT
 from onelap.arms.base import load_base, load_tokenizer
 from onelap.arms.prompts import MEANINGS, Prompt, build_prompt
 from onelap.arms.scoring import score
-from onelap.arms.shapes import SHAPES, Shape
 from onelap.machine.memory import peak_memory_gb
 from onelap.machine.precision import Precision, choose_precision
-from onelap.notes.read import Fields, read_notes
-from onelap.qlora.plan import floats_a_token, matmul_rate
+from onelap.notes.fields import Fields
+from onelap.notes.read import read_notes
+from onelap.qlora.plan import SHAPES, Shape, matmul_rate
 from onelap.qlora.recipe import Recipe
 from onelap.qlora.training import TARGETS, prepare_trainer
 
@@ -132,7 +132,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     tokens = sum(len(prompt.encode(text)) for text in notes["text"]) * (1 - BATCH / len(notes))
     probabilities, _ = score(trainer.model, prompt, held_out["text"].tolist(), BATCH)
     given = [list(prompt.answers).index(kind) for kind in held_out["kind"]]
-    useful = floats_a_token(Shape.read(options.base), checkpointing=False) * tokens / seconds
+    useful = 4 * Shape.read(options.base).linear * tokens / seconds  # operations; see Forecast.cost
     return {
         "notes a second": BATCH * (len(clock.ends) - 1) / seconds,
         "GB at the peak": peak,

@@ -17,7 +17,8 @@ from onelap.arms.generation import generate, parse_answer
 from onelap.arms.prompts import MEANINGS, build_prompt
 from onelap.arms.scoring import score
 from onelap.machine.precision import choose_precision
-from onelap.notes.read import Fields, locate_notes, read_notes
+from onelap.notes.fields import Fields
+from onelap.notes.read import locate_notes, read_notes
 
 BATCH = 16
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from onelap.arms.calibration import Calibration, against_skew, fit, without_label_bias
+from onelap.arms.calibration import Calibration, adjust_for_skew, fit, without_label_bias
 
 KINDS = ["common", "rare"]
 TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)
@@ -12,24 +12,24 @@ TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)
 
 def test_a_model_that_knows_only_the_shares_has_no_opinion_once_they_are_taken_out():
     knows_shares = np.array([[0.8, 0.2]])
-    assert against_skew(TRAINED_ON, KINDS, 1.0, 1.0).apply(knows_shares) == pytest.approx(
+    assert adjust_for_skew(TRAINED_ON, KINDS, 1.0, 1.0).apply(knows_shares) == pytest.approx(
         np.array([[0.5, 0.5]]), abs=1e-3
     )
-    assert against_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(knows_shares) == pytest.approx(
+    assert adjust_for_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(knows_shares) == pytest.approx(
         np.array([[2 / 3, 1 / 3]]), abs=1e-3
     )
-    assert against_skew(TRAINED_ON, KINDS, 0.0, 1.0).apply(knows_shares) == pytest.approx(knows_shares)
+    assert adjust_for_skew(TRAINED_ON, KINDS, 0.0, 1.0).apply(knows_shares) == pytest.approx(knows_shares)
 
 
 def test_scores_are_what_was_trained_before_anything_is_corrected():
     """Trained at a temperature of 4, a probability of p⁴ : q⁴ means p : q."""
     said = np.array([[0.8**4, 0.2**4]]) / (0.8**4 + 0.2**4)
-    assert against_skew(TRAINED_ON, KINDS, 0.0, 4.0).apply(said) == pytest.approx(np.array([[0.8, 0.2]]))
-    assert against_skew(TRAINED_ON, KINDS, 1.0, 4.0).apply(said) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
+    assert adjust_for_skew(TRAINED_ON, KINDS, 0.0, 4.0).apply(said) == pytest.approx(np.array([[0.8, 0.2]]))
+    assert adjust_for_skew(TRAINED_ON, KINDS, 1.0, 4.0).apply(said) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
 
 
 def test_certainty_stays_certain():
-    assert against_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(np.array([[1.0, 0.0]])) == pytest.approx(
+    assert adjust_for_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(np.array([[1.0, 0.0]])) == pytest.approx(
         np.array([[1.0, 0.0]])
     )
 
@@ -76,7 +76,7 @@ def test_few_notes_or_notes_that_are_all_right_leave_the_temperature_alone(proba
 
 def test_impossible_kinds_and_unseen_ones_stay_finite():
     said = np.array([[1.0, 0.0]] * 40)
-    for calibration in (without_label_bias(said, TRAINED_ON, KINDS), against_skew(TRAINED_ON[:800], KINDS, 1.0, 1.0)):
+    for calibration in (without_label_bias(said, TRAINED_ON, KINDS), adjust_for_skew(TRAINED_ON[:800], KINDS, 1.0, 1.0)):
         assert np.isfinite(calibration.apply(said)).all()
 
 

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from onelap import UserError
 from onelap.arms.base import load_tokenizer
 from onelap.arms.prompts import build_prompt
+from onelap.machine import tensors
 from onelap.machine.precision import choose_precision
 from onelap.qlora import checkpoints
 from onelap.qlora.training import prepare_trainer, train
@@ -83,7 +84,7 @@ def test_a_training_stopped_three_times_ends_with_the_same_adapter_bit_for_bit(m
     for step in (2, 5, 7):  # in the first epoch, at its end, in the second
         stopped(make("parts"), step, tmp_path / "b")
     parts = train(make("parts"), tmp_path / "b", 600)
-    assert re.findall(r"Going on from checkpoint-(\d+)\.", capsys.readouterr().out) == ["2", "5", "7"]
+    assert re.findall(r"Resuming from checkpoint-(\d+)\.", capsys.readouterr().out) == ["2", "5", "7"]
     assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
     learnt = ["step", "epoch", "loss", "learning_rate", "gradient_norm", "validation_loss", "validation_macro_f1"]
     pd.testing.assert_frame_equal(whole[1][learnt], parts[learnt])
@@ -94,7 +95,7 @@ def test_a_finished_training_is_not_repeated(make, whole, tmp_path, capsys):
     shutil.copytree(whole[0].with_name("training"), tmp_path / "t")
     log = (tmp_path / "t/log.jsonl").read_bytes()
     train(make("t"), tmp_path / "b", 600)
-    assert "Going on from checkpoint-10." in capsys.readouterr().out
+    assert "Resuming from checkpoint-10." in capsys.readouterr().out
     assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
     assert (tmp_path / "t/log.jsonl").read_bytes() == log
 
@@ -117,7 +118,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(make, whole, stopped_at_7
     else:
         (newest / "adapter_model.safetensors").unlink()
     train(make("t"), tmp_path / "b", 600)
-    assert re.search(r"checkpoint-7 is passed over: checkpoint-7", capsys.readouterr().out)
+    assert re.search(r"checkpoint-7 is skipped: checkpoint-7", capsys.readouterr().out)
     assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
 
 
@@ -162,7 +163,7 @@ def test_folders_of_somebody_else_are_left_alone(make, tmp_path):
 
 
 def test_two_trainings_in_one_folder_do_not_mix(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("onelap.training.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("onelap.qlora.training.LOCK_SECONDS", 0.2)
     trainer = make("t")
     (tmp_path / "t").mkdir(exist_ok=True)
     with (
@@ -205,8 +206,8 @@ def test_state_is_read_as_it_was_written(tmp_path):
         "state": {0: {"step": torch.tensor(3.0), "map": shared}, 1: {"map": shared[1:]}},
         "none": None,
     }
-    checkpoints.write_state(tmp_path, state)
-    read = checkpoints.read_state(tmp_path)
+    tensors.write_state(tmp_path, state)
+    read = tensors.read_state(tmp_path)
     assert read["groups"] == state["groups"] and read["none"] is None
     assert torch.equal(read["state"][1]["map"], shared[1:]) and read["state"][0]["step"] == 3
 
@@ -215,7 +216,7 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     def draw():
         return random.random(), np.random.random(), torch.rand(1).item()
 
-    checkpoints.write_state(tmp_path, checkpoints.random_state())
+    tensors.write_state(tmp_path, tensors.random_state())
     expected = draw()
-    checkpoints.set_random_state(checkpoints.read_state(tmp_path))
+    tensors.set_random_state(tensors.read_state(tmp_path))
     assert draw() == expected

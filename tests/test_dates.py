@@ -5,7 +5,7 @@ from datetime import date, datetime, timedelta
 
 import pytest
 
-from onelap.notes.dates import modified_on, notes_a_year, written_on
+from onelap.machine.dates import modified_on, notes_a_year, written_on
 
 
 def days(count, last=date(2025, 12, 31), apart=1):

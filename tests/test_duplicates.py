@@ -56,9 +56,9 @@ def test_two_notes_about_one_web_address_are_not_alike():
 def test_the_same_but_for_case_and_punctuation_is_the_same_and_test_keeps_it():
     texts = ["Buy milk, and bread today", "buy milk and bread today!", "e\u0301te\u0301", "\u00e9t\u00e9", "🎈", "🎉"]
     notes = pd.DataFrame({"id": list("abcdef"), "text": texts, "kind": list("kkkkkk")})
-    kept, dropped = drop_duplicates(notes, remembered={})
+    kept, dropped = drop_duplicates(notes, frozen_parts={})
     assert list(kept["id"]) == ["a", "c", "e", "f"]
-    kept, dropped = drop_duplicates(notes, remembered={"a": "train", "b": "test"})
+    kept, dropped = drop_duplicates(notes, frozen_parts={"a": "train", "b": "test"})
     assert list(kept["id"]) == ["b", "c", "e", "f"]
     assert dropped[["id", "same_as"]].values.tolist() == [["a", "b"], ["d", "c"]]
 

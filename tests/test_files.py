@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from onelap import UserError
+from onelap.machine.files import files_below
 from onelap.notes.encoding import Unreadable, decode
-from onelap.notes.files import files_below
-from onelap.notes.read import Fields, read_notes
+from onelap.notes.fields import Fields
+from onelap.notes.read import read_notes
 from tests.conftest import JAPANESE
 
 FIELDS = Fields(("lesson", "knowledge", "value", "decision", "none"))
@@ -95,14 +96,14 @@ def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
         "empty.md": "no text",
         "blank.md": "no text",
         "binary.md": "binary: holds NUL",
-        "photo.png": "no note: .png suffix",
-        "no suffix": "no note: without suffix",
+        "photo.png": "not a note: .png suffix",
+        "no suffix": "not a note: without suffix",
         "huge.txt": "over 1 MB",
         ".hidden.md": "hidden",
         ".obsidian": "hidden",
         "Templates": "templates or attachments",
         "_attachments": "templates or attachments",
-        "rows.jsonl line 3": "no text",
+        "rows.jsonl line 3": "the field `text` is not text",
         "rows.jsonl line 4": "not JSON",
         "rows.jsonl line 5": "not a JSON object",
         "table.csv line 4": "1 columns under a header of 3",
@@ -113,7 +114,7 @@ def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
             "loop": "link to a folder that is read anyway",
             "a link to below": "link to a folder that is read anyway",
             "too long.md": "cannot be opened: File name too long",
-            "pipe.md": "no regular file",
+            "pipe.md": "not a regular file",
         }
         assert "caf\ufffd.md" in texts
     assert reasons == expected
@@ -125,7 +126,7 @@ def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
 def test_a_folder_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "good.md").write_text("text #lesson", encoding="utf-8")
     (tmp_path / "gone").mkdir()
-    walk = files_below(tmp_path)
+    walk = files_below(tmp_path, ())
     assert next(walk)[0].name == "good.md"
     (tmp_path / "gone").rmdir()
     assert [(path.name, reason) for path, _, reason in walk] == [

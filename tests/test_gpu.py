@@ -10,7 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from onelap.arms.base import load_adapter, load_base, load_tokenizer
 from onelap.arms.prompts import build_prompt
-from onelap.arms.scoring import check_probe, leave_probe
+from onelap.lap.probe import check_probe, write_probe
 from onelap.machine.memory import cap_memory
 from onelap.machine.precision import choose_precision
 from onelap.qlora.plan import measure
@@ -64,7 +64,7 @@ def test_the_published_failure_of_fp16_and_that_it_is_gone(toy_base, prompt, mak
 def test_the_adapter_on_disk_answers_as_the_trained_model_did(toy_base, prompt, make, tmp_path, wanted):
     trainer, texts = make(wanted), NOTES["text"].tolist()
     train(trainer, tmp_path / "adapter", 600)
-    leave_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+    write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
     model = load_adapter(load_base(toy_base, trainer.precision), tmp_path / "adapter")
     check_probe(model, prompt, texts, tmp_path / "probe.json")
 

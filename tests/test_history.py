@@ -1,22 +1,23 @@
-"""Which run is meant when none is named."""
+"""The run that is used when none is named, and the list of runs."""
 
 import json
 
 import pytest
 
 from onelap import UserError
-from onelap.lap.history import newest_good_run
+from onelap.lap.history import differences, list_runs, newest_good_run
+from onelap.lap.run import Run
 
 
 @pytest.fixture
 def outputs(tmp_path):
-    """Runs that differ in how far they came and in what they found; a later name is a later start."""
+    """Runs that differ in progress and verdict; a later name is a later start."""
 
-    def add(number, status="done", verdict="better", asked=True, adapter=True):
+    def add(number, status="done", verdict="better", evaluated=True, adapter=True, entry="scoring"):
         run = tmp_path / f"2026112{number}-090000_full"
         (run / "adapter").mkdir(parents=True) if adapter else run.mkdir()
         record = {"status": status, "started": f"2026-11-2{number}T09:00:00+00:00"}
-        record |= {"asked": {"base_model": "x"}} if asked else {}
+        record |= {entry: {"base_model": "x"}} if evaluated else {}
         (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
         if verdict:
             (run / "comparison.json").write_text(json.dumps({"verdict": verdict, "sentence": "…"}), encoding="utf-8")
@@ -25,23 +26,56 @@ def outputs(tmp_path):
     return tmp_path, add
 
 
-def test_the_newest_run_that_was_finished_and_did_no_harm(outputs):
+def test_newest_good_run_is_finished_evaluated_and_not_worse(outputs):
     folder, add = outputs
     good = [add(1), add(2, verdict="cannot_tell")]
     add(3, verdict="worse")
     add(4, status="failed", verdict=None)
     add(5, verdict=None)
-    add(6, asked=False)
+    add(6, evaluated=False)
     add(7, adapter=False)
     (folder / "20261128-090000_full").mkdir()
     (folder / "20261128-090000_full/run.json").write_text("{half", encoding="utf-8")
     assert newest_good_run(folder).path == good[1]
 
 
-def test_without_one_it_says_how_to_make_one(outputs):
+def test_newest_good_run_without_any_says_how_to_make_one(outputs):
     folder, add = outputs
     add(1, verdict="worse")
     with pytest.raises(
         UserError, match=r"expected a finished run below .* `onelap run params/embedded.yaml` makes one"
     ):
         newest_good_run(folder)
+
+
+def test_newest_good_run_may_be_of_an_earlier_version(outputs):
+    folder, add = outputs
+    run = add(1, entry="asked")
+    assert newest_good_run(folder).path == run
+
+
+def test_runs_are_listed_newest_first_with_arms_result_and_seconds(outputs):
+    folder, add = outputs
+    first, _ = add(1), add(2, status="failed", verdict=None)
+    (first / "arms/tfidf").mkdir(parents=True)
+    (first / "arms/base").mkdir()
+    record = json.loads((first / "run.json").read_text(encoding="utf-8")) | {"actual": {"seconds": 61.5}}
+    (first / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    rows = list_runs(folder)[["run", "status", "arms", "result", "seconds"]].fillna("").values.tolist()
+    assert rows == [
+        ["20261122-090000_full", "failed", "", "", ""],
+        ["20261121-090000_full", "done", "base tfidf", "…", 61.5],
+    ]
+
+
+def test_differences_of_runs_name_parameters_before_hashes_and_shorten_these(outputs):
+    folder, add = outputs
+    runs = [Run(add(number)) for number in (1, 2)]
+    for number, run in enumerate(runs):
+        record = {"hashes": {"prompts": {"base": f"{number}123456789abcdef"}}, "versions": {"torch": "2.13.0"}}
+        run.record_path.write_text(json.dumps(record), encoding="utf-8")
+        run.params_path.write_text(f"epochs: {number + 1}.0\nseed: 0\n", encoding="utf-8")
+    assert differences(*runs).values.tolist() == [
+        ["epochs", "1.0", "2.0"],
+        ["hashes.prompts.base", "0123456789ab", "1123456789ab"],
+    ]

@@ -7,23 +7,30 @@ import time
 import pytest
 
 from onelap import UserError
-from onelap.daily.inbox import LONGEST_LINE, Inbox, Item, batches
-from onelap.notes.read import printable
+from onelap.daily.inbox import MAX_LINE, Inbox, Item, batches
+from onelap.machine.files import printable
+from onelap.notes.fields import Fields
+from onelap.notes.read import read_notes
+
+KINDS = ("lesson", "knowledge", "value", "decision", "none")
 
 
 def read(*paths, lines=b"", text_field="text"):
     inbox = Inbox(list(map(str, paths)), io.BytesIO(lines))
-    return list(inbox.items(text_field)), inbox.passed_over
+    return list(inbox.items(Fields(KINDS, text=text_field))), inbox.skipped
 
 
 def test_a_vault_is_read_like_the_one_that_was_learnt_from(hostile_vault):
     items, passed_over = read(hostile_vault)
     found = {item.where["path"].removeprefix(f"{hostile_vault}/"): item for item in items if "id" not in item.where}
-    assert found["good.md"].text == "---\nkind: lesson\n---\nAsk before cutting."
-    assert "\n決めた。" in found["日本/メモ.md"].text
+    reading = read_notes(hostile_vault, Fields(KINDS))
+    for identity, text in reading.notes[["id", "text"]].values:
+        if identity in found:
+            assert found[identity].text == text
+    assert found["good.md"].text == "Ask before cutting." and found["日本/メモ.md"].text.startswith("決めた。")
     assert found["empty.md"] == Item(found["empty.md"].where, "")
     assert found["binary.md"].error == "binary: holds NUL" and found["huge.txt"].error == "over 1 MB"
-    assert passed_over["hidden"] == 3 and passed_over["no note: .png suffix"] == 1
+    assert passed_over["hidden"] == 3 and passed_over["not a note: .png suffix"] == 1
     assert not any("Templates" in name or name.endswith(".png") for name in found)
     rows = {item.where["id"]: item for item in items if item.where["path"].endswith("rows.jsonl")}
     assert rows["line 1"].text == "a row"
@@ -60,7 +67,7 @@ def test_every_line_gets_its_item():
         b'{"id": 5}',
         b'{"id": [6], "text": 6}',
         b"\xff",
-        b'{"text": "' + b"x" * LONGEST_LINE + b'"}',
+        b'{"text": "' + b"x" * MAX_LINE + b'"}',
         b'{"text": "last, no line end"}',
     ]
     items, _ = read("-", lines=b"\n".join(lines))

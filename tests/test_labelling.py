@@ -19,7 +19,9 @@ from prompt_toolkit.output import DummyOutput
 
 from onelap import PROJECT, UserError
 from onelap.daily.label import Labelling, most_suspicious_first, most_useful_first, walk
-from onelap.notes.read import Fields, labels_path, read_notes
+from onelap.notes.fields import Fields
+from onelap.notes.labels import labels_path
+from onelap.notes.read import read_notes
 
 KINDS = ["knowledge", "none"]
 SAMPLE_KINDS = ("lesson", "knowledge", "value", "decision", "none")

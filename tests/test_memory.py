@@ -1,4 +1,4 @@
-"""What is given up when memory runs out, and what is not."""
+"""Training and scoring when memory runs out: what becomes smaller, and what stays as it was."""
 
 import re
 import time
@@ -13,7 +13,7 @@ import torch
 from onelap.arms.base import load_base, load_tokenizer
 from onelap.arms.prompts import build_prompt
 from onelap.arms.scoring import score
-from onelap.machine.memory import PeakMemory, Pieces, peak_memory_gb, ran_out
+from onelap.machine.memory import PeakMemory, Pieces, is_out_of_memory, peak_memory_gb
 from onelap.machine.precision import choose_precision
 from onelap.qlora.plan import measure
 from onelap.qlora.training import learns_finitely, prepare_trainer, train
@@ -22,16 +22,16 @@ from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 NOTES = pd.DataFrame(toy_notes(48))
 
 
-class Card:
-    """Fails as a card does when a forward pass has more tokens than it has room for."""
+class SmallGpu:
+    """Fails as a GPU does when a forward pass has more tokens than fit its memory."""
 
-    def __init__(self, model, tokens, room_for_checkpointing=None):
-        self.tokens, self.extra = tokens, room_for_checkpointing or tokens
+    def __init__(self, model, tokens, with_checkpointing=None):
+        self.tokens, self.with_checkpointing = tokens, with_checkpointing or tokens
         self.model = model
         model.register_forward_pre_hook(self.check, with_kwargs=True)
 
     def check(self, _, arguments, options):
-        allowed = self.extra if self.model.is_activation_checkpointing else self.tokens
+        allowed = self.with_checkpointing if self.model.is_activation_checkpointing else self.tokens
         if options["input_ids"].numel() > allowed:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
 
@@ -61,45 +61,46 @@ def weights(trainer):
 
 
 @pytest.mark.parametrize("effective_batch", [8, 16])
-def test_smaller_micro_batches_learn_the_same_and_are_in_the_log(make, tmp_path, effective_batch):
+def test_smaller_micro_batches_learn_the_same_and_are_logged(make, tmp_path, effective_batch):
     plain, narrow = make("plain", effective_batch=effective_batch), make("narrow", effective_batch=effective_batch)
-    Card(narrow.model, 3 * longest(narrow))
-    expected, found = train(plain, tmp_path / "a", 600), train(narrow, tmp_path / "b", 600)
+    SmallGpu(narrow.model, 3 * longest(narrow))
+    expected, log = train(plain, tmp_path / "a", 600), train(narrow, tmp_path / "b", 600)
     assert narrow.rungs == ["micro_batch=4", "micro_batch=2"]
-    assert list(found["rung"].dropna()) == narrow.rungs
-    np.testing.assert_allclose(found["loss"].dropna(), expected["loss"].dropna(), rtol=1e-4)
-    assert narrow.state.global_step == plain.state.global_step == len(found["loss"].dropna())
+    assert list(log["rung"].dropna()) == narrow.rungs
+    np.testing.assert_allclose(log["loss"].dropna(), expected["loss"].dropna(), rtol=1e-4)
+    assert narrow.state.global_step == plain.state.global_step == len(log["loss"].dropna())
     for name, tensor in weights(plain).items():
         torch.testing.assert_close(weights(narrow)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_memory_that_runs_out_in_the_backward_pass_counts_no_gradient_twice(make):
-    """The failed attempt has left gradients in the later blocks."""
+def test_out_of_memory_in_backward_pass_counts_no_gradient_twice(make):
+    """The failed attempt leaves gradients in the later blocks."""
     trainer = make("t")
     batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(8)]))
 
     def gradients():
         trainer.training_step(trainer.model, batch, 8)
-        found = {name: weight.grad.clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+        named = trainer.model.named_parameters()
+        result = {name: weight.grad.clone() for name, weight in named if weight.requires_grad}
         trainer.model.zero_grad()
-        return found
+        return result
 
     def fail_once(module, *_):
         handle.remove()
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
 
     expected = gradients()
-    # Fails on the way back, where the first block is reached.
+    # Fails in the backward pass, at the first block.
     handle = trainer.model.base_model.model.model.layers[0].mlp.register_full_backward_hook(fail_once)
-    found = gradients()
+    actual = gradients()
     assert trainer.rungs == ["micro_batch=4"]
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_the_ladder_goes_down_to_shorter_texts_and_then_says_so(make, tmp_path):
+def test_ladder_shortens_texts_last_and_then_raises(make, tmp_path):
     trainer = make("t")
-    Card(trainer.model, longest(trainer) - 40, longest(trainer) - 10)
+    SmallGpu(trainer.model, longest(trainer) - 40, longest(trainer) - 10)
     train(trainer, tmp_path / "a", 600)
     rungs = trainer.rungs
     assert rungs[:4] == ["micro_batch=4", "micro_batch=2", "micro_batch=1", "gradient_checkpointing=true"]
@@ -107,39 +108,39 @@ def test_the_ladder_goes_down_to_shorter_texts_and_then_says_so(make, tmp_path):
     assert any("validation" in rung for rung in rungs)
     assert trainer.state.global_step == trainer.state.max_steps == 5
     hopeless = make("hopeless")
-    Card(hopeless.model, 10)
+    SmallGpu(hopeless.model, 10)
     with pytest.raises(torch.OutOfMemoryError):
         train(hopeless, tmp_path / "b", 600)
     assert "16 tokens a note" in hopeless.rungs
 
 
-def test_a_recipe_that_recomputes_activations_does_so_before_training_too(make):
+def test_recipe_with_gradient_checkpointing_measures_with_it_too(make):
     trainer = make("t", gradient_checkpointing=True)
-    Card(trainer.model, 10, room_for_checkpointing=8 * longest(trainer))
+    SmallGpu(trainer.model, 10, with_checkpointing=8 * longest(trainer))
     measure(trainer)
     assert trainer.rungs == []
 
 
-def test_processes_that_share_a_base_do_not_go_on_after_a_lack_of_memory(make):
-    """They would wait for each other: their forward passes must be the same in number and order."""
+def test_processes_that_share_a_base_stop_when_memory_runs_out(make):
+    """They would wait for each other: the number and order of their forward passes must be the same."""
     trainer = make("t")
     trainer.is_distributed_loading_by_transformers = True
-    Card(trainer.model, 10)
+    SmallGpu(trainer.model, 10)
     with pytest.raises(torch.OutOfMemoryError):
         learns_finitely(trainer)
     with pytest.raises(torch.OutOfMemoryError):
         trainer.compute_loss(trainer.model.eval(), trainer.data_collator(list(trainer.eval_dataset)[:4]))
 
 
-def test_scoring_goes_on_in_smaller_batches(toy_base, prompt):
+def test_scoring_continues_in_smaller_batches(toy_base, prompt):
     model = load_base(toy_base, choose_precision())
     texts = [note["text"] for note in toy_notes(20)]
     expected, _ = score(model, prompt, texts, 8)
-    Card(model, 250)
+    SmallGpu(model, 250)
     np.testing.assert_allclose(score(model, prompt, texts, 8)[0], expected, atol=1e-4)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+def test_pieces_raise_errors_that_are_not_about_memory():
     with pytest.raises(RuntimeError, match="shapes"):
         Pieces(4).each(lambda piece: (_ for _ in ()).throw(RuntimeError("shapes do not match")), [1, 2])
 
@@ -154,8 +155,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         MemoryError(),
     ],
 )
-def test_a_lack_of_memory_is_known_by_all_its_names(error):
-    assert ran_out(error)
+def test_out_of_memory_is_recognized_by_all_its_messages(error):
+    assert is_out_of_memory(error)
 
 
 def test_pieces_keep_their_order_and_stay_small():
@@ -172,14 +173,14 @@ def test_pieces_keep_their_order_and_stay_small():
     assert sizes == [6, 3, 2, 2, 2, 1] and pieces.size == 2
 
 
-def test_the_peak_is_that_of_this_process():
+def test_peak_memory_counts_this_process():
     before = peak_memory_gb()
     block = torch.ones(60_000_000)  # 0.24 GB
     assert peak_memory_gb() >= before and peak_memory_gb() > 0.24
     del block
 
 
-def test_the_peak_of_a_block_is_what_it_used_and_no_later_one():
+def test_peak_of_a_block_does_not_count_earlier_or_later_blocks():
     with PeakMemory() as before:
         pass
     with PeakMemory() as during:

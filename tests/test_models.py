@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from onelap import UserError
-from onelap.arms.base import load_base, load_tokenizer, locate_base, sample_base
+from onelap.arms.base import load_base, load_tokenizer, hash_base, locate_base
 from onelap.machine.precision import choose_precision
 from onelap.qlora.training import add_lora
 from tests.conftest import TOY_RECIPE
@@ -53,10 +53,10 @@ def test_a_tokenizer_without_an_end_token_is_refused(toy_base, tmp_path):
 
 def test_bases_of_one_shape_are_told_apart(toy_base, tmp_path):
     other = shutil.copytree(toy_base, tmp_path / "other")
-    assert sample_base(other) == sample_base(toy_base)
+    assert hash_base(other) == hash_base(toy_base)
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert sample_base(other) != sample_base(toy_base)
+    assert hash_base(other) != hash_base(toy_base)
 
 
 def test_a_base_with_fused_layers_is_refused(tmp_path):

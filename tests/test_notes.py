@@ -7,7 +7,8 @@ import pytest
 
 from onelap import UserError
 from onelap.notes.duplicates import drop_duplicates
-from onelap.notes.read import Fields, check_kinds, languages, locate_notes, read_all, read_notes
+from onelap.notes.fields import Fields
+from onelap.notes.read import check_kinds, guess_languages, locate_notes, read_all, read_notes
 
 KINDS = ("lesson", "knowledge", "value", "design decision", "none")
 COLUMNS = ["id", "text", "kind", "source"]
@@ -195,14 +196,14 @@ def test_json_lines_with_other_field_names(tmp_path):
     reading = read_notes(path, Fields(("a", "b"), "body", "label", "author"))
     assert reading.notes[COLUMNS].to_dict(orient="records") == [
         {"id": "row 3fc4ccfe7458", "text": "two", "kind": "b", "source": ""},
+        {"id": "row d80f912bc31f", "text": "half an emoji \ufffd", "kind": "a", "source": ""},
+        {"id": "row e003d1fd3f83", "text": "nul \ufffd", "kind": "a", "source": ""},
         {"id": "x", "text": "one\u2028line", "kind": "a", "source": "me"},
         {"id": "x 2", "text": "again", "kind": "a", "source": ""},
     ]
     assert dict(reading.skipped[["where", "reason"]].values) == {
-        "line 4": "no field `body`",
+        "line 4": "the field `body` is missing",
         "line 5": "not a JSON object",
-        "line 6": "text with NUL or half characters",
-        "line 8": "text with NUL or half characters",
         "line 9": "not JSON",
     }
 
@@ -212,7 +213,7 @@ def test_exact_duplicates_go_and_conflicts_are_told(tmp_path):
     rows = [("a", "same  text", "k"), ("b", "same text", "k"), ("c", "other", "k"), ("d", "same\ntext ", "l")]
     lines = [json.dumps({"id": identity, "text": text, "kind": kind}) for identity, text, kind in rows]
     path.write_text("\n".join(lines), encoding="utf-8")
-    kept, dropped = drop_duplicates(read_notes(path, Fields(("k", "l"))).notes, remembered={})
+    kept, dropped = drop_duplicates(read_notes(path, Fields(("k", "l"))).notes, frozen_parts={})
     assert list(kept["id"]) == ["a", "c"]
     assert dropped.to_dict(orient="records") == [
         {"id": "b", "same_as": "a", "same_kind": True},
@@ -224,7 +225,7 @@ def test_languages_of_longer_notes():
     import pandas as pd
 
     texts = pd.Series(["The bees were calm today, so I opened the second hive.", "今日は畑でトマトの芽かきをした。"])
-    assert list(languages(texts)) == ["en", "ja"]
+    assert list(guess_languages(texts)) == ["en", "ja"]
 
 
 def jsonl(tmp_path, counts):

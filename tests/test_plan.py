@@ -1,5 +1,7 @@
 """Memory and time before a training: the shapes are those of the models, the proposals bring it within bounds."""
 
+import os
+import re
 import weakref
 from dataclasses import replace
 
@@ -7,6 +9,7 @@ import bitsandbytes
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -15,8 +18,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from onelap import PROJECT, commands
 from onelap.arms.base import load_base
 from onelap.cli import parse
+from onelap.lap.parameters import SET_BY_THE_RUNNER, read_parameters, read_schema
+from onelap.lap.run import Run
 from onelap.machine.precision import autocast, choose_precision
-from onelap.qlora.plan import AROUND, SHAPES, Forecast, Pace, Setting, Shape, Workload, memory, training_seconds
+from onelap.qlora.plan import OVERHEAD, SHAPES, Forecast, Pace, Setting, Shape, Workload, memory, training_seconds
 from onelap.qlora.training import TARGETS, add_lora
 from tests.conftest import TOY_RECIPE
 from tests.test_training import SIXTEEN_BITS
@@ -113,7 +118,7 @@ def test_a_workload_pads_each_batch_to_its_longest_note():
     work = Workload.of([10, 40, 20, 30], [5, 7], micro_batch=2, validation_batch=8)
     assert (work.batches, work.tokens, work.longest, work.validation) == (2, 2 * 40 + 2 * 20, 80, (1, 14))
     step, forward = Pace(1.0, 0.1), Pace(0.5, 0.0)
-    assert training_seconds(work, 2.0, 3, step, forward) == pytest.approx(AROUND * (2 * (2 + 12) + 3 * 0.5))
+    assert training_seconds(work, 2.0, 3, step, forward) == pytest.approx(OVERHEAD * (2 * (2 + 12) + 3 * 0.5))
 
 
 def forecast_for(memory_gb=100.0, hours=100.0):
@@ -124,24 +129,24 @@ def forecast_for(memory_gb=100.0, hours=100.0):
 
 
 def test_what_fits_needs_no_change():
-    assert forecast_for().proposal(SETTING) == (SETTING, [])
+    assert forecast_for().propose(SETTING) == (SETTING, [])
 
 
 def test_too_little_memory_is_met_without_changing_the_result_first():
-    setting, changes = forecast_for(memory_gb=8.0).proposal(SETTING)
+    setting, changes = forecast_for(memory_gb=8.0).propose(SETTING)
     assert changes == ["micro_batch=1 (the result stays the same)"]
     assert setting == replace(SETTING, micro_batch=1)
-    assert not any(forecast_for(memory_gb=8.0).exceeded(setting))
+    assert not any(forecast_for(memory_gb=8.0).excess(setting))
 
 
 def test_too_little_time_costs_text_before_epochs_and_says_how_many_notes():
     enough = forecast_for().cost(SETTING)[1]
-    setting, changes = forecast_for(hours=0.9 * enough).proposal(SETTING)
+    setting, changes = forecast_for(hours=0.9 * enough).propose(SETTING)
     assert setting.max_length < SETTING.max_length and setting.epochs == SETTING.epochs
     cut = sum(note + 60 > setting.max_length for note in forecast_for().notes)
     assert changes == [f"max_length={setting.max_length} ({cut} of 500 training notes lose text)"]
-    assert not any(forecast_for(hours=0.9 * enough).exceeded(setting))
-    assert forecast_for(hours=0.1 * enough).proposal(SETTING)[0].epochs < SETTING.epochs
+    assert not any(forecast_for(hours=0.9 * enough).excess(setting))
+    assert forecast_for(hours=0.1 * enough).propose(SETTING)[0].epochs < SETTING.epochs
 
 
 def test_plan_answers_before_anything_is_downloaded(onelap, complaint, capsys, toy_params):
@@ -159,4 +164,53 @@ def test_plan_answers_before_anything_is_downloaded(onelap, complaint, capsys, t
     assert "some real steps say" in here.stdout and "some real steps" not in result.stdout
     assert "It would with the changes that cost least: max_length=" in here.stdout
     unknown = complaint("plan", toy_params, "-p", "base_model=nobody/nothing")
-    assert "one_lap.yaml -p base_model=nobody/nothing` downloads it" in unknown
+    assert "another one with -p base_model=nobody/nothing" in unknown
+
+
+def resolved(path, overrides=()):
+    values, problems = read_parameters(path, overrides)
+    assert not problems
+    return {name: value for name, value in values.items() if name != SET_BY_THE_RUNNER}
+
+
+def origins(output):
+    """{parameter: the end of its line}, which says where its value is from."""
+    return dict(re.findall(r"^(\w+): .*  # (.+)$", output, re.MULTILINE))
+
+
+def test_plan_all_prints_every_parameter_with_value_meaning_and_origin(onelap):
+    path, overrides = PROJECT / "params/one_lap.yaml", ["notes_path=~/vault", "evaluations=3", "seed=0"]
+    result = onelap("plan", path, "--all", *(word for override in overrides for word in ("-p", override)))
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(result.stdout) == resolved(path, overrides), "it is a parameter file itself"
+    for name, parameter in read_schema().items():
+        if name != SET_BY_THE_RUNNER:
+            assert re.search(rf"^#   {re.escape(parameter.meaning)}\n{name}: ", result.stdout, re.MULTILINE)
+    origin_of = origins(result.stdout)
+    assert origin_of["notes_path"] == "-p, default data/sample_notes"
+    assert origin_of["evaluations"] == "-p, default 4", "though the file names it too"
+    assert origin_of["seed"] == "-p", "though it is the default"
+    assert origin_of["max_length"] == "file, default 224"
+    named = {override.partition("=")[0] for override in overrides} | set(yaml.safe_load(path.read_text("utf-8")))
+    assert {name for name, origin in origin_of.items() if origin == "default"} == set(origin_of) - named
+
+
+def test_plan_all_explains_the_stored_parameters_of_a_run(lap, onelap):
+    result = onelap("plan", lap[0] / "params.yaml", "--all")
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(result.stdout) == Run(lap[0]).parameters
+    assert origins(result.stdout)["epochs"] == "file, default 4.0"
+    assert origins(result.stdout)["lora_rank"] == "file"
+
+
+def test_plan_all_needs_no_base_and_loads_no_model(onelap, toy_params):
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}  # the imports go to standard error
+    result = onelap("plan", toy_params, "--all", "-p", "base_model=nobody/nothing", env=environment)
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(result.stdout)["base_model"] == "nobody/nothing"
+    imported = set(re.findall(r"\| +(\w+)$", result.stderr, re.MULTILINE))
+    assert "papermill" in imported and not imported & {"torch", "transformers"}
+
+
+def test_plan_all_refuses_unknown_parameters(complaint, toy_params):
+    assert "epoch: unknown parameter; did you mean epochs?" in complaint("plan", toy_params, "--all", "-p", "epoch=1")

@@ -1,12 +1,9 @@
-"""The repository's own promises: pins, style, notebooks, sample notes."""
+"""The repository's own promises: style, notebooks, sample notes."""
 
-import ast
-import graphlib
 import re
 import shlex
 import subprocess
 import sys
-import tomllib
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -18,29 +15,9 @@ from onelap import PROJECT
 from onelap.lap.parameters import NOTEBOOKS
 from onelap.notes.markup import split_front_matter
 
-PINS = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-
 
 def python(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8")
-
-
-def test_conda_and_pip_install_the_same_generation():
-    environment = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))
-    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert [line for line in pip if not line.startswith("--")] == PINS
-    assert "--editable ." in pip
-    assert environment["variables"] == {"PYTHONUTF8": "1"}
-
-
-def test_every_pin_is_exact_installed_and_explained():
-    import importlib.metadata
-
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    for pin in PINS:
-        name, version = pin.split("==")
-        assert importlib.metadata.version(name).split("+")[0] == version
-        assert f"| {name} |" in readme, f"{name} is missing in the README's table"
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["check", "format"])
@@ -64,33 +41,6 @@ def test_a_notebook_opens_with_its_purpose_and_ends_with_its_finding(path):
     assert "**Reads**" in cells[0].source and "**Writes**" in cells[0].source
     assert cells[-2].source.startswith("## ") and "print(" in cells[-1].source
     assert max(cell.source.count("\n") for cell in cells if cell.cell_type == "code") < 21
-
-
-MODULES = {path.stem: path.read_text(encoding="utf-8") for path in (PROJECT / "lib/onelap").glob("*.py")}
-
-
-def imports(code: str) -> set[str]:
-    """Modules of the library that one imports, in functions too, but for what only a type checker reads."""
-    tree, found = ast.parse(code), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "onelap":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onelap."):
-            found.add(node.module.split(".")[1])
-    return found & set(MODULES)
-
-
-def test_modules_form_no_cycle():
-    order = graphlib.TopologicalSorter({name: imports(code) for name, code in MODULES.items()}).static_order()
-    assert set(order) == set(MODULES), "and CycleError names one"
-
-
-def test_the_library_lists_its_modules():
-    listed = re.findall(r"^    (\w+) {2,}\S", MODULES["__init__"], re.MULTILINE)
-    assert sorted([*listed, "__init__"]) == sorted(MODULES)
 
 
 # Sample notes

@@ -1,4 +1,4 @@
-"""A run that stopped: what is kept, what is done again, and what forbids going on."""
+"""Resuming a run that stopped: what is kept, what is repeated, and what rules resuming out."""
 
 import json
 import os
@@ -9,11 +9,12 @@ import pytest
 from onelap import UserError
 from onelap.lap.history import find_run
 from onelap.lap.parameters import NOTEBOOKS, read_parameters
-from onelap.lap.resume import STEPS, check_unchanged, reopen, why_again
+from onelap.lap.resume import STEPS, check_unchanged, reason_to_repeat, reopen
 from onelap.lap.run import Run, versions
 from onelap.lap.runner import run_lap
 from onelap.machine.store import hash_files, write_json
-from onelap.notes.read import FIELD_PARAMETERS, Fields, read_notes
+from onelap.notes.fields import FIELD_PARAMETERS, Fields
+from onelap.notes.read import read_notes
 from tests.conftest import toy_notes, write_jsonl
 
 WRITE = """
@@ -28,7 +29,7 @@ for file in {files!r}:
 """
 FILES = {
     "01_data_prep": ["dataset/train.jsonl"],
-    "02_baseline": ["arms/base/metrics.json", "arms/tfidf/metrics.json"],
+    "02_baseline": ["arms/base/metrics.json", "arms/tfidf/metrics.json", "arms/qwen/metrics.json"],
     "03_train": ["adapter/adapter_model.safetensors", "training/log.jsonl", "training/probe.json"],
     "04_evaluate": ["arms/qlora/metrics.json", "adapter/calibration.json"],
     "05_compare": ["comparison.json"],
@@ -36,64 +37,70 @@ FILES = {
 
 
 @pytest.fixture
-def lap(notebook, tmp_path):
-    """A finished run of five small notebooks, and how to take it up: returns which of them were executed."""
+def finished(notebook, tmp_path):
+    """A finished run of five small notebooks, and a function that resumes it and returns which of them were executed."""
     run = Run.create("toy", {}, tmp_path / "run")
     notebooks = [
         notebook(name, 'run_dir: str = "."  # folder', WRITE.format(name=name, files=files))
         for name, files in FILES.items()
     ]
 
-    def again():
+    def resume():
         before = len((run.path / "executed.txt").read_text(encoding="utf-8").split())
         run_lap(run, {}, notebooks)
         return [name[:2] for name in (run.path / "executed.txt").read_text(encoding="utf-8").split()[before:]]
 
     run_lap(run, {}, notebooks)
-    return run, again
+    return run, resume
 
 
-def test_a_step_for_every_notebook():
+def test_every_notebook_has_a_step():
     assert list(STEPS) == [path.stem for path in NOTEBOOKS]
 
 
-def test_what_is_whole_is_kept(lap, capsys):
-    run, again = lap
-    assert again() == []
+def test_finished_notebooks_are_kept(finished, capsys):
+    run, resume = finished
+    assert resume() == []
     assert capsys.readouterr().out.count("kept") == 5
-    assert {name: why_again(run, name) for name in STEPS} == dict.fromkeys(STEPS)
+    assert {name: reason_to_repeat(run, name) for name in STEPS} == dict.fromkeys(STEPS)
 
 
 @pytest.mark.parametrize(
-    ("damage", "executed"),
+    ("file", "executed"),
     [
         ("arms/tfidf/metrics.json", ["02", "05"]),
+        ("arms/qwen/metrics.json", ["02", "05"]),  # begins as the tuned arm's name does
+        ("arms/qlora/metrics.json", ["04", "05"]),
         ("adapter/adapter_model.safetensors", ["03", "04", "05"]),
         ("dataset/train.jsonl", ["01", "02", "03", "04", "05"]),
         ("comparison.json", ["05"]),
-        ("04_evaluate.ipynb", ["04", "05"]),
     ],
 )
-@pytest.mark.parametrize("how", ["removed", "changed"])
-def test_what_is_missing_or_changed_is_made_again_with_all_that_rests_on_it(lap, damage, executed, how):
-    run, again = lap
-    if how == "removed":
-        (run.path / damage).unlink()
-    elif damage.endswith(".ipynb"):
-        return  # what a reader saved over it is theirs
+@pytest.mark.parametrize("damage", ["removed", "changed"])
+def test_missing_or_changed_file_repeats_its_notebook_and_those_that_read_it(finished, file, executed, damage):
+    run, resume = finished
+    if damage == "removed":
+        (run.path / file).unlink()
     else:
-        (run.path / damage).write_text("other", encoding="utf-8")
-    assert again() == executed
+        (run.path / file).write_text("other", encoding="utf-8")
+    assert resume() == executed
 
 
-def test_a_notebook_that_was_interrupted_is_executed_again(lap):
-    run, again = lap
+def test_executed_notebook_is_repeated_if_missing_but_not_if_a_reader_has_saved_it(finished):
+    run, resume = finished
+    (run.path / "02_baseline.ipynb").write_text("saved by a reader", encoding="utf-8")
+    (run.path / "04_evaluate.ipynb").unlink()
+    assert resume() == ["04", "05"]
+
+
+def test_interrupted_notebook_is_repeated(finished):
+    run, resume = finished
     run.update(notebooks={"03_train": {"status": "interrupted"}})
-    assert again() == ["03", "04", "05"]
+    assert resume() == ["03", "04", "05"]
 
 
 @pytest.fixture
-def begun(toy_base, tmp_path):
+def started(toy_base, tmp_path):
     """A run that read its notes and its base, and its parameters."""
     base = shutil.copytree(toy_base, tmp_path / "base")
     notes = write_jsonl(tmp_path / "notes.jsonl", toy_notes(30))
@@ -111,13 +118,13 @@ def refusal(run, parameters):
     return str(caught.value)
 
 
-def test_an_unchanged_run_may_go_on(begun):
-    run, parameters, _, _ = begun
+def test_unchanged_run_can_be_resumed(started):
+    run, parameters, _, _ = started
     check_unchanged(run, parameters)
 
 
-def test_what_has_changed_is_named(begun):
-    run, parameters, notes, base = begun
+def test_changes_that_rule_resuming_out_are_named(started):
+    run, parameters, notes, base = started
     assert "epochs was 4.0 and is 3.0" in refusal(run, parameters | {"epochs": 3.0})
     assert refusal(run, parameters | {"epochs": 3.0}).count(" was ") == 1
     run.update(versions={"torch": "2.0"})
@@ -133,16 +140,16 @@ def test_what_has_changed_is_named(begun):
     assert f"the base in {base} has other files" in message
 
 
-def test_a_run_that_another_process_works_on_is_refused(begun, onelap):
-    run, *_ = begun
+def test_run_in_use_by_another_process_is_refused(started, onelap):
+    run, *_ = started
     with run.locked():
         result = onelap("run", "--resume", run.path)
     assert result.returncode == 2
     assert "is at work there; let it end, or end it" in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_changed_parameters_are_refused_on_the_command_line(begun, complaint):
-    run, *_ = begun
+def test_changed_parameters_are_refused_on_the_command_line(started, complaint):
+    run, *_ = started
     assert "epochs was 4.0 and is 2.0" in complaint("run", "--resume", run.path, "-p", "epochs=2")
     assert json.loads(run.record_path.read_text(encoding="utf-8"))["status"] == "running"
 
@@ -150,14 +157,14 @@ def test_changed_parameters_are_refused_on_the_command_line(begun, complaint):
 @pytest.mark.parametrize(
     "arguments", [["run"], ["run", "params/embedded.yaml", "--force-new"], ["run", "--resume", "nowhere"]]
 )
-def test_what_to_take_up_must_be_said(complaint, arguments):
+def test_run_needs_parameters_or_a_run_to_resume(complaint, arguments):
     assert complaint(*arguments)
 
 
 @pytest.mark.parametrize("damaged", ["params.yaml", "run.json"])
 @pytest.mark.parametrize("content", ["", "{a: [", None])
-def test_a_damaged_record_is_one_clear_line(begun, complaint, damaged, content):
-    run, *_ = begun
+def test_damaged_record_is_one_clear_line(started, complaint, damaged, content):
+    run, *_ = started
     if content is None:
         (run.path / damaged).unlink()
     else:
@@ -165,9 +172,9 @@ def test_a_damaged_record_is_one_clear_line(begun, complaint, damaged, content):
     assert damaged in complaint("run", "--resume", run.path)
 
 
-def test_time_counts_up_to_the_last_sign_of_life(begun):
-    """Killed in the evening, taken up in the morning, after somebody has looked at a notebook."""
-    run, *_ = begun
+def test_time_of_killed_session_counts_up_to_its_last_write(started):
+    """Killed in the evening, resumed in the morning, after somebody has saved a notebook."""
+    run, *_ = started
     write_json(run.record_path, run.record | {"session_started": "2026-01-01T00:00:00+00:00"})
     (run.path / "01_data_prep.ipynb").touch()
     os.utime(run.record_path, (1767225600 + 600,) * 2)  # 2026-01-01 00:10 UTC
@@ -177,16 +184,16 @@ def test_time_counts_up_to_the_last_sign_of_life(begun):
     assert 3000 - 5 < run.seconds_left(1.0, 0) <= 3000
 
 
-def test_a_lock_file_of_a_dead_process_is_no_lock(begun):
-    run, *_ = begun
+def test_lock_file_of_a_dead_process_does_not_lock(started):
+    run, *_ = started
     (run.path / ".lock").write_text("99999999", encoding="utf-8")
     with run.locked():
         reopen(run)
     assert run.record["process"]["pid"] == os.getpid()
 
 
-def test_a_run_is_found_from_anywhere(begun, monkeypatch):
+def test_find_run_resolves_relative_paths(started, monkeypatch):
     """Kernels work in the run folder, where a relative path would mean another one."""
-    run, *_ = begun
+    run, *_ = started
     monkeypatch.chdir(run.path.parent)
     assert find_run("run", run.path.parent).path == run.path

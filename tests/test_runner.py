@@ -1,4 +1,4 @@
-"""How a lap ends when something goes wrong: tiny notebooks, one for each case, through the real runner."""
+"""The end of a lap when something goes wrong: tiny notebooks, one for each case, through the real runner."""
 
 import json
 import os
@@ -32,20 +32,20 @@ def statuses(run):
     return run.record["status"], {name: entry["status"] for name, entry in run.record["notebooks"].items()}
 
 
-def test_parameters_reach_the_notebook_and_the_terminal_shows_where_it_is(new_run, notebook, capsys):
+def test_parameters_reach_the_notebook_and_the_terminal_shows_its_cell(new_run, notebook, capsys):
     run_lap(new_run, {"answer": 7}, [notebook("one", FINE, "print(answer, run_dir)")])
     assert outputs_of(new_run.path / "one.ipynb")[0].text == f"7 {new_run.path}\n"
     assert statuses(new_run) == ("done", {"one": "done"})
     assert "one  In [3] of 3  " in capsys.readouterr().out
 
 
-def test_every_kernel_is_in_utf8_mode_and_offline(new_run, notebook):
+def test_kernel_is_in_utf8_mode_and_offline(new_run, notebook):
     cell = "import os, sys, onelap; print(sys.flags.utf8_mode, os.environ['HF_HUB_OFFLINE'])"
     run_lap(new_run, {}, [notebook("modes", FINE, cell)])
     assert outputs_of(new_run.path / "modes.ipynb")[0].text == "1 1\n"
 
 
-def test_a_failing_notebook_is_kept_and_the_rest_is_not_run(new_run, notebook):
+def test_failed_notebook_is_kept_and_later_ones_are_not_run(new_run, notebook):
     books = [notebook("fine", FINE), notebook("bad", FINE, "1 / 0"), notebook("later", FINE)]
     with pytest.raises(NotebookFailed, match=r"bad, In \[3\]: ZeroDivisionError: division by zero; the notebook"):
         run_lap(new_run, {}, books)
@@ -56,32 +56,32 @@ def test_a_failing_notebook_is_kept_and_the_rest_is_not_run(new_run, notebook):
     assert not (new_run.path / "later.ipynb").exists()
 
 
-def test_what_the_user_must_change_keeps_its_own_words(new_run, notebook):
+def test_user_error_in_a_notebook_keeps_its_message(new_run, notebook):
     cell = "from onelap import UserError\nraise UserError('expected notes, found none')"
     with pytest.raises(UserError, match=r"^bad: expected notes, found none$"):
         run_lap(new_run, {}, [notebook("bad", FINE, cell)])
 
 
-def test_memory_that_ran_out_comes_with_advice(new_run, notebook):
+def test_out_of_memory_comes_with_advice(new_run, notebook):
     cell = "import torch\nraise torch.OutOfMemoryError('CUDA out of memory')"
     with pytest.raises(NotebookFailed, match="a smaller micro_batch, score_batch or max_length needs less"):
         run_lap(new_run, {}, [notebook("greedy", FINE, cell)])
 
 
-def test_what_a_kernel_says_at_its_end_stays_off_the_terminal(new_run, notebook, capfd):
+def test_kernel_messages_at_exit_stay_off_the_terminal(new_run, notebook, capfd):
     last_words = "import atexit, os; atexit.register(os.write, 2, b'LAST WORDS'); os.write(2, b'native words')"
     run_lap(new_run, {}, [notebook("01_a", 'run_dir: str = "x"  # folder', last_words)])
     assert "LAST WORDS" not in capfd.readouterr().err
     assert "native words" in (new_run.path / "01_a.ipynb").read_text(encoding="utf-8")
 
 
-def test_system_exit_is_no_success(new_run, notebook):
+def test_system_exit_0_is_a_failure(new_run, notebook):
     with pytest.raises(NotebookFailed, match=r"leaves, In \[3\]: SystemExit: 0"):
         run_lap(new_run, {}, [notebook("leaves", FINE, "raise SystemExit(0)", "print('never')")])
     assert statuses(new_run) == ("failed", {"leaves": "failed"})
 
 
-def test_a_killed_kernel_is_told_and_the_notebook_kept(new_run, notebook):
+def test_killed_kernel_is_reported_and_its_notebook_kept(new_run, notebook):
     cell = "print('so far', flush=True)\nimport os, signal, time; time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(NotebookFailed, match=r"killed, In \[3\]: the kernel was killed, most often because"):
         run_lap(new_run, {}, [notebook("killed", FINE, cell)])
@@ -89,7 +89,7 @@ def test_a_killed_kernel_is_told_and_the_notebook_kept(new_run, notebook):
     assert "so far" in outputs_of(new_run.path / "killed.ipynb")[0].text
 
 
-def test_a_full_disk_is_told_and_leaves_a_readable_record(notebook, tmp_path):
+def test_full_disk_is_reported_and_leaves_a_readable_record(notebook, tmp_path):
     """A file system of 300 kB fills up under a notebook that prints a lot."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -132,10 +132,10 @@ def kernels_of(process):
     return [child for child in children if any("ipykernel" in word for word in child.cmdline())]
 
 
-def test_the_list_of_runs_tells_a_killed_run_from_a_running_one(onelap, tmp_path):
+def test_list_of_runs_distinguishes_killed_from_running(onelap, tmp_path):
     here = {"pid": os.getpid(), "started": psutil.Process().create_time()}
-    number_used_again = here | {"started": here["started"] - 1000}
-    for name, process in ("20260101-000000_alive", here), ("20260102-000000_dead", number_used_again):
+    reused_number = here | {"started": here["started"] - 1000}
+    for name, process in ("20260101-000000_alive", here), ("20260102-000000_dead", reused_number):
         folder = tmp_path / name
         folder.mkdir()
         record = {"status": "running", "process": process, "started": name[:8], "params": "toy.yaml"}
@@ -165,12 +165,12 @@ def test_the_list_of_runs_tells_a_killed_run_from_a_running_one(onelap, tmp_path
         (["run", "params/embedded.yaml", "-p", "base_model=C:/no model"], "there is no such folder, and no model of"),
     ],
 )
-def test_what_the_user_must_change_is_one_line_and_exit_status_2(complaint, monkeypatch, tmp_path, arguments, expected):
+def test_user_error_is_one_line_and_exit_status_2(complaint, monkeypatch, tmp_path, arguments, expected):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     assert expected in complaint(*arguments)
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(onelap, new_run):
+def test_folder_that_holds_a_run_is_not_overwritten(onelap, new_run):
     result = onelap("run", "params/embedded.yaml", "--run", new_run.path)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"go on with it by `onelap run --resume {new_run.path}`" in result.stderr

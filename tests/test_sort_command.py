@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import TOY_WORDS, toy_notes, write_jsonl
 
-# A shell that starts tests in the background has them ignore it.
-HEARS_CTRL_C = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and what they start inherits that.
+ACCEPT_CTRL_C = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
 ONELAP = str(Path(sys.executable).with_name("onelap"))
 SCRIPT = """
 import json, subprocess, sys
@@ -33,7 +33,7 @@ for number, note in enumerate(["he burnt it again, sorry", "milk, dentist, 河",
 
 @pytest.fixture
 def inbox(tmp_path):
-    """A folder of notes, with an oddity of each sort."""
+    """A folder of notes, with one of each oddity."""
     folder = tmp_path / "inbox"
     folder.mkdir()
     for number, note in enumerate(toy_notes(40)):
@@ -44,7 +44,7 @@ def inbox(tmp_path):
     return folder
 
 
-def test_a_folder(lap, onelap, inbox):
+def test_sort_answers_for_each_note_of_a_folder_and_counts_the_rest(lap, onelap, inbox):
     result = onelap("sort", inbox, "--run", lap[0])
     assert result.returncode == 0, result.stderr
     answers = [json.loads(line) for line in result.stdout.splitlines()]
@@ -57,13 +57,13 @@ def test_a_folder(lap, onelap, inbox):
     for name in ("00.md", "39.md"):
         assert set(by_name[name]) == {"path", "kind", "confidence", "probabilities", "sure"}
         assert by_name[name]["kind"] in TOY_WORDS
-    told = result.stderr.splitlines()
-    assert told[0] == f"sorting with {lap[0]}" and len(told) == 2
-    assert told[1].startswith("42 notes in ") and "errors 1" in told[1]
-    assert "passed over 1 (no note: .png suffix)" in told[1]
+    messages = result.stderr.splitlines()
+    assert messages[0] == f"sorting with {lap[0]}" and len(messages) == 2
+    assert messages[1].startswith("42 notes in ") and "errors 1" in messages[1]
+    assert "passed over 1 (not a note: .png suffix)" in messages[1]
 
 
-def test_as_a_table_and_as_csv(lap, onelap, inbox):
+def test_sort_prints_a_table_or_csv_with_every_note(lap, onelap, inbox):
     table = onelap("sort", inbox, "--run", lap[0], "--format", "table", "--min-confidence", "0").stdout.splitlines()
     assert len(table) == 42 and table[0].split()[0] in TOY_WORDS and table[0].endswith("00.md")
     assert not any("?" in line for line in table if "%" in line and "–" not in line)
@@ -74,7 +74,7 @@ def test_as_a_table_and_as_csv(lap, onelap, inbox):
     assert list(rows[0]) == ["path", "id", "kind", "confidence", "sure", "error", *sorted(TOY_WORDS)]
 
 
-def test_lines_through_a_pipe_keep_their_order_and_survive_a_broken_one(lap, onelap):
+def test_sort_keeps_the_order_of_piped_lines_and_survives_a_broken_one(lap, onelap):
     lines = [json.dumps({"id": n, "text": note["text"]}) for n, note in enumerate(toy_notes(150))]
     lines[70] = '{"id": 70, "text": '
     result = onelap("sort", "-", "--run", lap[0], input="\n".join(lines))
@@ -84,7 +84,7 @@ def test_lines_through_a_pipe_keep_their_order_and_survive_a_broken_one(lap, one
     assert all(answer["kind"] in TOY_WORDS for n, answer in enumerate(answers) if n != 70)
 
 
-def test_a_script_keeps_it_open_and_gets_each_answer_at_once(lap):
+def test_sort_answers_a_script_that_keeps_it_open_line_by_line(lap):
     command = [sys.executable, "-c", SCRIPT, ONELAP, str(lap[0])]
     result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert result.returncode == 0, result.stderr
@@ -92,18 +92,17 @@ def test_a_script_keeps_it_open_and_gets_each_answer_at_once(lap):
     assert [answer[0] for answer in answers] == ["0", "1", "2"] and all(answer[1] in TOY_WORDS for answer in answers)
 
 
-def started(lap, *paths):
-    """A sorting process that waits for lines, after its first answer."""
-    process = subprocess.Popen(
+def start_sorting(lap, *paths):
+    """Start a process that sorts, with pipes for its input and output."""
+    return subprocess.Popen(
         [ONELAP, "sort", *paths, "--run", str(lap[0])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-        preexec_fn=HEARS_CTRL_C,
+        preexec_fn=ACCEPT_CTRL_C,
     )  # fmt: skip
-    return process
 
 
-def test_an_interrupt_loses_no_answer_and_leaves_one_line(lap):
-    process = started(lap, "-")
+def test_interrupted_sort_loses_no_answer_and_leaves_one_line(lap):
+    process = start_sorting(lap, "-")
     process.stdin.write('{"id": 1, "text": "a note"}\n')
     process.stdin.flush()
     assert json.loads(process.stdout.readline())["id"] == 1
@@ -115,20 +114,20 @@ def test_an_interrupt_loses_no_answer_and_leaves_one_line(lap):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signal of a closed pipe on Windows")
-def test_head_may_close_the_pipe(lap, tmp_path):
+def test_sort_stops_quietly_when_the_reader_closes_the_pipe(lap, tmp_path):
     write_jsonl(tmp_path / "many.jsonl", toy_notes(3000))
-    process = started(lap, str(tmp_path / "many.jsonl"))
+    process = start_sorting(lap, str(tmp_path / "many.jsonl"))
     assert process.stdout.readline()
     process.stdout.close()
     began = time.monotonic()
     err = process.stderr.read()
     process.wait(timeout=60)
     assert "Traceback" not in err and "BrokenPipe" not in err, err
-    assert time.monotonic() - began < 30, "it stops when nobody reads"
+    assert time.monotonic() - began < 30, "it went on after the pipe was closed"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["missing.md", "--run", "{run}"], "no such file or folder: missing.md"),
         (["--run", "{run}"], "the following arguments are required: PATH; see onelap sort --help"),
@@ -137,5 +136,5 @@ def test_head_may_close_the_pipe(lap, tmp_path):
         ([".", "--run", "{run}", "--format", "xml"], "invalid choice: 'xml'"),
     ],
 )
-def test_what_is_wrong_is_said_before_a_model_is_loaded(lap, complaint, arguments, told):
-    assert told in complaint("sort", *(argument.format(run=lap[0]) for argument in arguments))
+def test_sort_refuses_wrong_arguments_in_one_line(lap, complaint, arguments, expected):
+    assert expected in complaint("sort", *(argument.format(run=lap[0]) for argument in arguments))

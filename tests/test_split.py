@@ -29,7 +29,7 @@ def parts_of(notes, **options):
         "pairs": NO_PAIRS,
         "shares": SHARES,
         "seed": 0,
-        "remembered": {},
+        "frozen_parts": {},
         "by_source": enough_sources(notes),
     } | options
     return split_notes(notes, **arguments)
@@ -122,27 +122,27 @@ def test_when_notes_come_and_go_none_moves():
     some = everything[everything["source"].isin([f"s{number}" for number in range(18)])]
     some = some.groupby("source").head(5).reset_index(drop=True)
     before = dict(parts_of(some)[["id", "part"]].values)
-    grown = parts_of(everything, remembered=before)
+    grown = parts_of(everything, frozen_parts=before)
     assert {identity: part for identity, part in grown[["id", "part"]].values if identity in before} == before
     assert grown.groupby("source")["part"].nunique().max() == 1, "a new note goes where its source is"
     assert grown["part"].value_counts(normalize=True)["test"] == pytest.approx(0.2, abs=0.04)
     less = everything.drop(index=range(0, 240, 7)).reset_index(drop=True)
     after = dict(grown[["id", "part"]].values)
-    shrunk = parts_of(less, remembered=after)
+    shrunk = parts_of(less, frozen_parts=after)
     assert all(after[identity] == part for identity, part in shrunk[["id", "part"]].values)
 
 
 def test_a_new_copy_of_a_test_note_in_an_old_training_source_is_set_aside():
     notes = notes_of(20, 6)
     before = parts_of(notes)
-    remembered = dict(before[["id", "part"]].values)
+    frozen_parts = dict(before[["id", "part"]].values)
     position = before.index[before["part"] == "test"][0]
     source = before.loc[before["part"] == "train", "source"].iloc[0]
     copy = notes.iloc[[position]].assign(id="copy", source=source)
     split = parts_of(
-        pd.concat([notes, copy], ignore_index=True), pairs=pair(position, len(notes)), remembered=remembered
+        pd.concat([notes, copy], ignore_index=True), pairs=pair(position, len(notes)), frozen_parts=frozen_parts
     )
-    assert dict(split[["id", "part"]].values) == remembered | {"copy": "set aside"}
+    assert dict(split[["id", "part"]].values) == frozen_parts | {"copy": "set aside"}
 
 
 def test_test_prefers_raw_notes_and_leaves_half_of_them_to_learn_from():
@@ -160,12 +160,12 @@ def test_of_a_raw_note_and_its_new_tidied_copy_the_raw_one_is_tested():
     position = before.index[before["part"] == "test"][0]
     copy = notes.iloc[[position]].assign(id="copy", style="tidied")
     both = pd.concat([notes, copy], ignore_index=True)
-    remembered = dict(before[["id", "part"]].values)
-    split = parts_of(both, pairs=pair(position, 120), remembered=remembered, preferred="raw")
-    assert dict(split[["id", "part"]].values) == remembered | {"copy": "set aside"}
-    remembered["copy"] = "test"
-    split = parts_of(both, pairs=pair(position, 120), remembered=remembered, preferred="raw")
-    assert dict(split[["id", "part"]].values) == remembered, "frozen is frozen"
+    frozen_parts = dict(before[["id", "part"]].values)
+    split = parts_of(both, pairs=pair(position, 120), frozen_parts=frozen_parts, preferred="raw")
+    assert dict(split[["id", "part"]].values) == frozen_parts | {"copy": "set aside"}
+    frozen_parts["copy"] = "test"
+    split = parts_of(both, pairs=pair(position, 120), frozen_parts=frozen_parts, preferred="raw")
+    assert dict(split[["id", "part"]].values) == frozen_parts, "frozen is frozen"
 
 
 def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):
@@ -184,20 +184,20 @@ def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):
 def test_a_third_source_does_not_turn_a_split_by_note_into_one_by_source():
     notes = renumbered(notes_of(2, 40))
     before = parts_of(notes)
-    remembered = dict(before[["id", "part"]].values)
+    frozen_parts = dict(before[["id", "part"]].values)
     grown = renumbered(notes, notes_of(1, 10).assign(source="third"))
-    split = parts_of(grown, remembered=remembered, by_source=False)
-    assert {identity: part for identity, part in split[["id", "part"]].values if identity in remembered} == remembered
+    split = parts_of(grown, frozen_parts=frozen_parts, by_source=False)
+    assert {identity: part for identity, part in split[["id", "part"]].values if identity in frozen_parts} == frozen_parts
 
 
 def test_a_note_that_changed_its_source_is_set_aside_and_moves_no_other():
     notes = notes_of(20, 6)
     before = parts_of(notes)
-    remembered = dict(before[["id", "part"]].values)
+    frozen_parts = dict(before[["id", "part"]].values)
     moved = before.index[before["part"] == "test"][0]
     notes.loc[moved, "source"] = before.loc[before["part"] == "train", "source"].iloc[0]
-    split = parts_of(notes, remembered=remembered)
-    assert dict(split[["id", "part"]].values) == remembered | {notes["id"][moved]: "set aside"}
+    split = parts_of(notes, frozen_parts=frozen_parts)
+    assert dict(split[["id", "part"]].values) == frozen_parts | {notes["id"][moved]: "set aside"}
 
 
 def test_a_source_is_the_same_however_it_is_written():
@@ -211,4 +211,4 @@ def test_kinds_that_cannot_be_split_are_named():
     """Three sources of one kind each, of which the memory has one in test: that kind would not be in train."""
     notes = renumbered(*(notes_of(1, 10, kind).assign(source=kind) for kind in "abc"))
     with pytest.raises(UserError, match="found 3 of which no note of the kind b for train is left"):
-        parts_of(notes, remembered={"10": "test"})
+        parts_of(notes, frozen_parts={"10": "test"})

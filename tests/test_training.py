@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from onelap import UserError
 from onelap.arms.base import load_adapter, load_base, load_tokenizer
 from onelap.arms.prompts import build_prompt
-from onelap.arms.scoring import check_probe, leave_probe, load_finite_base, score
+from onelap.arms.scoring import load_finite_base, score
+from onelap.lap.probe import check_probe, write_probe
 from onelap.lap.run import Run
 from onelap.machine.precision import Precision, check_formats, choose_precision
 from onelap.machine.store import read_lines
 from onelap.qlora.plan import measure, workload_of
-from onelap.qlora.trainer import SPELLING
+from onelap.qlora.trainer import LABEL_LOSS_WEIGHT
 from onelap.qlora.training import TARGETS, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
@@ -98,7 +99,7 @@ def test_the_loss_is_on_what_the_model_is_scored_by(built, temperature):
     given = [KINDS.index(kind) for kind in notes["kind"]]
     expected = -log_p[range(len(notes)), given].mean()
     spelling = np.mean([spelling_loss(trainer.model, prompt, *note) for note in notes[["text", "kind"]].values])
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected + SPELLING * spelling, rel=1e-4)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected + LABEL_LOSS_WEIGHT * spelling, rel=1e-4)
 
 
 def spelling_loss(model, prompt, text, kind):
@@ -185,12 +186,12 @@ def test_the_same_seed_trains_the_same_adapter_and_another_one_another(built, to
 def test_an_adapter_that_says_something_else_than_the_trained_model_ends_the_run(built, toy_base, tmp_path):
     trainer, prompt, run = built
     texts = run.read_part("validation")["text"].tolist()
-    leave_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+    write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
     assert check_probe(trainer.model, prompt, texts, tmp_path / "probe.json") < 1e-6
     for name, parameter in lora_parameters(trainer.model).items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=1.0)
-    with pytest.raises(RuntimeError, match="the adapter loaded from disk differs from the one that was trained by"):
+    with pytest.raises(UserError, match="the adapter loaded from disk differs from the one that was trained by"):
         check_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
 
 
@@ -201,7 +202,7 @@ def test_in_16_bits_the_adapter_on_disk_answers_as_the_trained_model_did(toy_bas
     trainer = prepare_trainer(toy_base, prompt, SIXTEEN_BITS, recipe, *parts_of(run), tmp_path / "t")
     train(trainer, tmp_path / "adapter", 600)
     texts = run.read_part("test")["text"].tolist()
-    leave_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+    write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
     model = load_adapter(load_base(toy_base, SIXTEEN_BITS), tmp_path / "adapter")
     assert model.dtype == torch.bfloat16 and check_probe(model, prompt, texts, tmp_path / "probe.json") < 1e-6
 

@@ -21,18 +21,18 @@ from onelap.machine import guard, process
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
-        # A Windows console defaults to a code page without → and ü; half an emoji becomes its escape, as in JSON.
+        # A Windows console may use a code page without → and ü. Half an emoji is printed as an escape, as in JSON.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a closed terminal, a shutdown: as Ctrl-C
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # closing the terminal and shutting down work like Ctrl-C
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: signal.raise_signal(signal.SIGINT))
-    logging.getLogger().addHandler(logging.NullHandler())  # what matters to the user is in the one line below
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # cards are counted as nvidia-smi does, in kernels too
+    logging.getLogger().addHandler(logging.NullHandler())  # the user gets one line, from below
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers cards as nvidia-smi does; kernels inherit it
     traceback = False
     try:
         options = parse(arguments)
         traceback = options.traceback
-        os.umask(0o077)  # what is made of private notes, nobody else on this machine may read
+        os.umask(0o077)  # only their owner can read files that are made from private notes
         online = options.command is commands.fetch
         process.prepare(online)
         if not online:
@@ -41,10 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
             options.command(options)
         finally:
             if guard.attempts():
-                print(f"refused to reach beyond this machine: {'; '.join(guard.attempts())}", file=sys.stderr)
+                print(f"refused to connect beyond this machine: {'; '.join(guard.attempts())}", file=sys.stderr)
     except UserError as error:
         return _complain(error, 2)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as interrupt:
@@ -52,12 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if traceback:
             raise
-        return _complain(f"{_told(error)} (--traceback shows where)", 1)
+        return _complain(f"{_describe(error)} (--traceback shows where)", 1)
     return 0
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """What was typed; the process ends here where the shell only asks what could follow. Raises UserError."""
+    """Read the command line, or answer the shell's request for completions and exit. Raises UserError."""
     parser = _parser()
     argcomplete.autocomplete(parser)
     return parser.parse_args(arguments)
@@ -71,65 +71,70 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="onelap",
-        description="From a folder of notes to a small local classifier, in five notebooks. Nothing is uploaded.",
+        description="Train a small local model to sort your notes into kinds, and measure whether that has helped. "
+        "Nothing is uploaded.",
+        epilog="to begin: `onelap doctor`, then `onelap run params/embedded.yaml` (some minutes, on sample notes)",
     )
-    parser.add_argument("--traceback", action="store_true", help="show where an unexpected error came from")
-    known = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an unexpected error occurred")
+    subparsers, folder = parser.add_subparsers(required=True, metavar="COMMAND"), {"type": Path, "metavar": "DIR"}
 
     def add(function, summary: str, example: str) -> argparse.ArgumentParser:
-        command = known.add_parser(function.__name__, help=summary, description=summary, epilog=f"example: {example}")
+        texts = {"help": summary, "description": f"{summary[0].upper()}{summary[1:]}.", "epilog": f"example: {example}"}
+        command = subparsers.add_parser(function.__name__, **texts)
         command.set_defaults(command=function)
         return command
 
-    command = add(commands.run, "run the five notebooks", "onelap run params/one_lap.yaml -p notes_path=~/vault")
+    summary = "run the five notebooks, from your notes to a comparison"
+    command = add(commands.run, summary, "onelap run params/one_lap.yaml -p notes_path=~/vault")
     _add_parameters(command, nargs="?")
-    _add_run(command, "--resume", "go on with a run that stopped, by its folder or name")
-    command.add_argument(
-        "--force-new", action="store_true", help="with --resume: a new run with its parameters; the old one stays"
-    )
-    command.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: a new one below outputs/)")
+    _add_run(command, "--resume", "continue this run, given by its folder or name, where it stopped")
+    restarted = "with --resume: start a new run with the parameters of the old one, which stays as it is"
+    command.add_argument("--force-new", action="store_true", help=restarted)
+    command.add_argument("--run", **folder, help="folder of the new run (default: one in outputs/)")
 
     command = add(commands.plan, "predict memory and hours before anything is trained", "onelap plan params/full.yaml")
     _add_parameters(command)
+    command.add_argument("--all", action="store_true", help="only print each parameter with meaning, value and origin")
 
-    command = add(commands.doctor, "check this machine and name the fix for each trap", "onelap doctor --json")
-    command.add_argument("--json", action="store_true", help="the same for programs")
+    command = add(commands.doctor, "check this machine for what would stop a lap, and name the fix", "onelap doctor")
+    command.add_argument("--json", action="store_true", help="print the checks as JSON")
 
-    online = "download the base model; the only command that goes online"
-    _add_parameters(add(commands.fetch, online, "onelap fetch params/one_lap.yaml"))
+    summary = "download the base model; the only command that uses the network"
+    _add_parameters(add(commands.fetch, summary, "onelap fetch params/one_lap.yaml"))
 
-    command = add(commands.runs, "list all runs, or say what differs between two", "onelap runs RUN_A RUN_B")
-    _add_run(command, "run", "two runs' folders, or names below outputs/", nargs="*")
-    command.add_argument("--outputs", type=Path, default=PROJECT / "outputs", metavar="DIR", help="where the runs are")
+    command = add(commands.runs, "list all runs, or show what differs between two", "onelap runs RUN_A RUN_B")
+    _add_run(command, "run", "two runs to compare, by their folders or names (default: list all runs)", nargs="*")
+    command.add_argument("--outputs", **folder, default=PROJECT / "outputs", help="folder of runs (default: outputs/)")
 
-    command = add(commands.report, "one HTML file of a run, for reading", "onelap report RUN")
-    _add_run(command, "run", "the run, by its folder or its name below outputs/")
-    command.add_argument("--out", type=Path, metavar="FILE", help="where to (default: report.html in the run folder)")
+    command = add(commands.report, "write a run as one HTML file, for reading", "onelap report RUN")
+    _add_run(command, "run", "the run, by its folder or its name in outputs/")
+    command.add_argument("--out", type=Path, metavar="FILE", help="HTML file (default: report.html in the run folder)")
 
-    command = add(commands.label, "give kinds to notes, one key a note, the most useful first", "onelap label ~/vault")
-    command.add_argument("notes", metavar="PATH", help="folder, .jsonl or .csv file; labels are stored beside it")
-    command.add_argument("--review", action="store_true", help="notes whose kind looks wrong instead, worst first")
+    summary = "label notes in the terminal, one key a note, the most useful note first"
+    command = add(commands.label, summary, "onelap label ~/vault")
+    notes = "folder, .jsonl or .csv file of notes; the labels are stored beside it, never in it"
+    command.add_argument("notes", metavar="PATH", help=notes)
+    command.add_argument("--review", action="store_true", help="show notes whose kind looks wrong, the worst first")
     _add_overrides(command)
 
-    command = add(commands.sort, "name the kind of each note", "onelap sort inbox/ --format table")
-    rows = "file, folder, .jsonl or .csv; - reads a JSON object a line from standard input, and answers each at once"
-    command.add_argument("path", nargs="+", metavar="PATH", help=rows)
-    _add_run(command, "--run", "the run to sort by (default: the newest that was finished and did no harm)")
-    command.add_argument("--format", choices=FORMATS, default="jsonl", help="of the answers (default: %(default)s)")
-    sure = "probability from which an answer is sure (default: the run's own threshold)"
+    command = add(commands.sort, "print the kind of each new note", "onelap sort inbox/ --format table")
+    paths = "file or folder of notes; - reads one JSON object a line from standard input and answers each at once"
+    command.add_argument("path", nargs="+", metavar="PATH", help=paths)
+    _add_run(command, "--run", "run whose model sorts (default: the newest finished one whose verdict is not worse)")
+    command.add_argument("--format", choices=FORMATS, default="jsonl", help="format of the answers (default: jsonl)")
+    sure = "probability from which an answer counts as sure, 0 to 1 (default: the run's own threshold)"
     command.add_argument("--min-confidence", type=float, metavar="P", help=sure)
 
-    merged = "merge an adapter into its base, as a model folder that other programs load"
-    command = add(commands.export, merged, "onelap export RUN ~/models/my-notes")
-    _add_run(command, "run", "the run, by its folder or its name below outputs/")
-    command.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    summary = "write a run's model as a folder that other programs load"
+    command = add(commands.export, summary, "onelap export RUN ~/models/my-notes")
+    _add_run(command, "run", "the run, by its folder or its name in outputs/")
+    command.add_argument("folder", **folder, help="folder to write: a new or an empty one")
     return parser
 
 
 def _add_parameters(command: argparse.ArgumentParser, **options) -> None:
-    argument = command.add_argument(
-        "params", type=Path, metavar="PARAMS.yaml", help="a parameter file, see params/", **options
-    )
+    meaning = "parameter file, such as params/one_lap.yaml"
+    argument = command.add_argument("params", type=Path, metavar="PARAMS.yaml", help=meaning, **options)
     argument.completer = FilesCompleter(["yaml"])
     _add_overrides(command)
 
@@ -137,12 +142,13 @@ def _add_parameters(command: argparse.ArgumentParser, **options) -> None:
 def _add_overrides(command: argparse.ArgumentParser) -> None:
     repeated = {"dest": "parameter", "action": "append", "default": [], "metavar": "name=value"}
     argument = command.add_argument("-p", **repeated, help="set one parameter; may be repeated")
-    argument.completer = _known_parameters
+    argument.completer = _parameter_names
 
 
-def _known_parameters(**_) -> list[str]:
-    known = yaml.safe_load((PROJECT / "params" / "embedded.yaml").read_text(encoding="utf-8"))
-    return [f"{name}=" for name in known]
+def _parameter_names(**_) -> list[str]:
+    """Read from the file that holds every parameter: quicker than from the notebooks, and a shell waits for it."""
+    parameters = yaml.safe_load((PROJECT / "params" / "embedded.yaml").read_text(encoding="utf-8"))
+    return [f"{name}=" for name in parameters]
 
 
 def _add_run(command: argparse.ArgumentParser, name: str, meaning: str, **options) -> None:
@@ -150,7 +156,7 @@ def _add_run(command: argparse.ArgumentParser, name: str, meaning: str, **option
     argument.completer = lambda **_: [path.parent.name for path in (PROJECT / "outputs").glob("*/run.json")]
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, NotebookFailed) else f"{type(error).__name__}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""What each command does. Libraries are imported where they are needed: `--help` and completion should not wait."""
+"""The functions behind the commands. Each imports what it needs, so that `--help` and completion do not wait."""
 
 import argparse
 import sys
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from onelap import PROJECT, UserError, find_path
 
-AHEAD = 2  # times the notes of a forward pass: read and put in order of length before any of them is answered
+READ_AHEAD = 2  # forward passes: so many notes are read and ordered by length before the first of them is answered
 
 
 def run(options: argparse.Namespace) -> None:
-    """`onelap run`: the five notebooks, or what is left of them."""
+    """`onelap run`: execute the five notebooks, or those that a run still lacks."""
     from onelap.lap.history import find_run
     from onelap.lap.parameters import read_parameters
     from onelap.lap.resume import check_unchanged, reopen
@@ -20,9 +20,9 @@ def run(options: argparse.Namespace) -> None:
 
     old = find_run(options.resume, PROJECT / "outputs") if options.resume else None
     if old is None and (options.params is None or options.force_new):
-        raise UserError("expected PARAMS.yaml or --resume RUN; --force-new goes with the latter; see onelap run --help")
+        raise UserError("expected PARAMS.yaml or --resume RUN (--force-new needs --resume); see onelap run --help")
     if old and options.run and not options.force_new:
-        raise UserError("--run names the folder of a new run: it does not go with --resume, but for --force-new")
+        raise UserError("--run names the folder of a new run: with --resume, it also needs --force-new")
     params = find_path(options.params) if options.params else None
     if old and not old.parameters:
         raise UserError(f"{old.params_path}: expected the parameters of this run, found none")
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def runs(options: argparse.Namespace) -> None:
-    """`onelap runs`: a table of all runs, newest first, or what differs between two."""
+    """`onelap runs`: list all runs, newest first, or show what differs between two."""
     if options.run:
         return _two_runs(options)
     import pandas as pd
@@ -56,9 +56,8 @@ def runs(options: argparse.Namespace) -> None:
         raise UserError(f"no runs in {options.outputs} yet; `onelap run params/embedded.yaml` makes one")
     for row in table.itertuples():
         seconds = "" if pd.isna(row.seconds) else f"{row.seconds:.0f} s"
-        print(f"{row.run}  {row.status}  {row.params}  {seconds}\n    arms: {row.arms or 'none'}")
-        if row.result:
-            print(f"    {row.result}")
+        result = f"\n    {row.result}" if row.result else ""
+        print(f"{row.run}  {row.status}  {row.params}  {seconds}\n    arms: {row.arms or 'none'}{result}")
 
 
 def _two_runs(options: argparse.Namespace) -> None:
@@ -77,45 +76,49 @@ def _two_runs(options: argparse.Namespace) -> None:
 
 def fetch(options: argparse.Namespace) -> None:
     """`onelap fetch`: download the base model that a parameter file names."""
-    from onelap.arms.base import download_size, fetch_base
+    from onelap.machine import hub
+    from onelap.qlora.plan import download_size
 
-    parameters = _parameters(options)
-    name = str(parameters["base_model"])
+    name = _parameters(options)["base_model"]
     if find_path(name).exists():
         return print(f"{name} is a folder on this machine; there is nothing to download")
     print(f"downloading {name}{download_size(name)}", file=sys.stderr, flush=True)
-    print(fetch_base(name))
+    print(hub.fetch(name))
 
 
 def plan(options: argparse.Namespace) -> None:
-    """`onelap plan`: memory and hours of a training; from real steps too, where the base is on this machine."""
+    """`onelap plan`: predict memory and hours of a training, and measure them too where the base is on this machine."""
+    from onelap.lap.parameters import explain_parameters
+
+    parameters = _parameters(options)
+    if options.all:
+        return print(*explain_parameters(parameters, find_path(options.params), options.parameter), sep="\n")
     from onelap.arms.base import is_downloaded
     from onelap.machine.precision import choose_precision
     from onelap.qlora.plan import Setting, forecast, rehearse
 
-    parameters = _parameters(options)
     precision = choose_precision(parameters["precision"])
     expected, setting = forecast(parameters, precision), Setting.of(parameters)
     parts, hours = expected.cost(setting)
     print(f"{parameters['base_model']}, {len(expected.notes)} notes to train on, {setting.epochs:g} epochs")
-    for part, size in (parts | {"together": sum(parts.values())}).items():
+    for part, size in (parts | {"in total": sum(parts.values())}).items():
         print(f"    {part:30} {size:6.2f} GB")
-    print(f"    {'there is':30} {expected.memory_gb:6.2f} GB {expected.on}")
+    print(f"    {'available':30} {expected.memory_gb:6.2f} GB {expected.machine}")
     print(f"    {'training':30} {hours:6.2f} hours of {expected.hours:g}, at {expected.rate / 1e12:.2g} TFLOP/s")
     if expected.here and is_downloaded(parameters["base_model"]):
         hours, peak = rehearse(parameters, precision)
         print(f"    {'some real steps say':30} {hours:6.2f} hours, {peak:.2f} GB at the peak")
-    if not any(expected.exceeded(setting)):
+    if not any(expected.excess(setting)):
         return print("It fits.")
-    changed, changes = expected.proposal(setting)
-    if any(expected.exceeded(changed)):
+    changed, changes = expected.propose(setting)
+    if any(expected.excess(changed)):
         print(f"It does not fit, not even with {', '.join(changes) or 'any change'}: it needs a smaller base_model.")
     else:
         print(f"It does not fit. It would with the changes that cost least: {', '.join(changes)}.")
 
 
 def doctor(options: argparse.Namespace) -> None:
-    """`onelap doctor`: what would stop a lap on this machine, and the fix."""
+    """`onelap doctor`: check this machine for what would stop a lap, and name the fix."""
     import json
     from dataclasses import asdict
 
@@ -134,10 +137,12 @@ def doctor(options: argparse.Namespace) -> None:
 
 
 def label(options: argparse.Namespace) -> None:
-    """`onelap label`: a walk through notes in the terminal."""
+    """`onelap label`: show notes in the terminal, one by one, and store the labels."""
     from onelap.daily.label import Labelling, most_suspicious_first, most_useful_first, walk
     from onelap.lap.parameters import read_parameters
-    from onelap.notes.read import FIELD_PARAMETERS, Fields, labels_path, locate_notes, read_all, read_labels
+    from onelap.notes.fields import FIELD_PARAMETERS, Fields
+    from onelap.notes.labels import labels_path, read_labels
+    from onelap.notes.read import locate_notes, read_all
 
     if not sys.stdin.isatty():
         raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
@@ -157,7 +162,7 @@ def label(options: argparse.Namespace) -> None:
 
 
 def sort(options: argparse.Namespace) -> None:
-    """`onelap sort`: the kind of each note, on standard output as it is known; all else on standard error."""
+    """`onelap sort`: print the kind of each note on standard output, and everything else on standard error."""
     from contextlib import redirect_stdout
     from io import BufferedReader, FileIO
 
@@ -168,19 +173,19 @@ def sort(options: argparse.Namespace) -> None:
 
     if options.min_confidence is not None and not 0 <= options.min_confidence <= 1:
         raise UserError(f"--min-confidence: expected 0 to 1, found {options.min_confidence:g}")
-    # A stream of its own: at the end, Python must not close one on which a thread still waits.
+    # Not sys.stdin: at the end Python would close it, though a thread may still wait for a line.
     stream = BufferedReader(FileIO(0, closefd=False)) if STANDARD_INPUT in options.path else None
     inbox = Inbox(options.path, stream)
     outputs = PROJECT / "outputs"
     lap = find_run(options.run, outputs) if options.run else newest_good_run(outputs)
     print(f"sorting with {lap.path}", file=sys.stderr, flush=True)
-    with redirect_stdout(sys.stderr):  # libraries may say what they like, but not among the answers
+    with redirect_stdout(sys.stderr):  # what libraries print must not mix with the answers
         sorter = Sorter.load(lap, options.min_confidence)
     write, tally = FORMATS[options.format](sys.stdout, list(sorter.calibration.offsets)), Tally()
     try:
-        for batch in batches(inbox.items(sorter.fields.text), AHEAD * sorter.scorer.pieces.size):
+        for batch in batches(inbox.items(sorter.fields), READ_AHEAD * sorter.scorer.pieces.size):
             with tally.at_work():
-                answers = sorter.sort([item.text for item in batch])
+                answers = sorter.answer([item.text for item in batch])
             for item, answer in zip(batch, answers, strict=True):
                 write(item, answer)
                 tally.add(item, answer)
@@ -188,11 +193,11 @@ def sort(options: argparse.Namespace) -> None:
             tally.show()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; answers that are whole: {tally.notes}") from None
-    tally.close(sorter.threshold, inbox.passed_over)
+    tally.close(sorter.threshold, inbox.skipped)
 
 
 def report(options: argparse.Namespace) -> None:
-    """`onelap report`: one HTML file of a run."""
+    """`onelap report`: write a run as one HTML file."""
     from onelap.lap.history import find_run
     from onelap.lap.report import write_report
 
@@ -206,18 +211,16 @@ def report(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """`onelap export`: the adapter merged into its base, scored again, with a card."""
+    """`onelap export`: merge the adapter into its base, score the result again, and add a model card."""
     from onelap.daily.export import export
     from onelap.lap.history import find_run
     from onelap.verdict.sentences import points_with_interval
 
     lap, folder = find_run(options.run, PROJECT / "outputs"), options.folder.expanduser().absolute()
-    found = export(lap, folder)
+    check = export(lap, folder)
+    answers, points = f"{check['changed']} of {check['n']} answers", points_with_interval(check["difference"])
     print(folder)
-    print(
-        f"{found['changed']} of {found['n']} answers differ from the adapter's "
-        f"({points_with_interval(found['difference'])}); the verdict is the same"
-    )
+    print(f"{answers} differ from the adapter's ({points}); the verdict is the same")
 
 
 def _parameters(options: argparse.Namespace) -> dict:

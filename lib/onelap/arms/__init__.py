@@ -1,0 +1,1 @@
+"""The contenders: 02_baseline and 04_evaluate."""

@@ -15,10 +15,11 @@ import numpy as np
 from onelap import UserError
 from onelap.arms.generation import ANSWER_TOKENS, parse_answer
 from onelap.arms.prompts import question
-from onelap.machine.guard import is_this_machine, opened
+from onelap.machine.guard import allow_network, is_this_machine
 
 TIMEOUT = 60.0  # seconds a request; a first one may load the model
 RETRIES = 2  # of a request that got no answer
+MAX_QUOTED = 200  # characters of a server's error
 TRIAL_NOTE = "Milk, eggs, call the dentist."  # asked first: what a server says of it may be shown, it quotes no note
 
 
@@ -73,11 +74,13 @@ def ask(
 
     answers, counts = np.zeros((len(texts), len(kinds))), Counter()
     # The endpoint is beyond this machine only where `check_address` was told that it may be.
-    with client, nullcontext() if is_this_machine(urlsplit(url).hostname) else opened():
+    with client, nullcontext() if is_this_machine(urlsplit(url).hostname) else allow_network():
         try:
             reply(TRIAL_NOTE)
         except Exception as error:
-            raise UserError(f"endpoint {url}: expected an answer of the model {model}, found: {error}") from None
+            body = getattr(error, "body", None)  # what the server says
+            problem = f"{error}: {str(body)[:MAX_QUOTED]}" if body else error
+            raise UserError(f"endpoint {url}: expected an answer of the model {model}, found: {problem}") from None
         start = time.perf_counter()
         for row, text in enumerate(texts):
             try:

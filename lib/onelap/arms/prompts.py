@@ -1,8 +1,8 @@
 """A note as the model sees it.
 
-The prompt is put together from token ids, not from text: what stands before the note, the note,
-the words after it, the answer. So the note alone is shortened when it is too long, the answer
-never; and chat tokens that somebody wrote into a note stay plain text.
+The prompt is put together from token ids, not from text: what stands before the note, the note, the words after it, the
+answer. So only the note is shortened when it is too long, never the answer, and chat tokens that somebody wrote into a
+note stay plain text.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ if TYPE_CHECKING:  # the command line parses definitions, and should not wait fo
 INSTRUCTION = "Which kind of note is this: {kinds}? Answer with the kind only.\n\n{note}"
 DEFINED = "The kinds of notes:\n{definitions}\n\n"
 PLAIN_END = "\n\nKind:"  # for a base without a chat template
-HEAD_SHARE = 2 / 3  # of a note that is too long: what is kept of its beginning, the rest of its end
+HEAD_SHARE = 2 / 3  # of the tokens kept of a note that is too long are its beginning, the others its end
 MIN_NOTE_TOKENS = 16
-MEANINGS = {  # of the kinds that notes are usually sorted into here
+MEANINGS = {  # of the usual kinds
     "lesson": "what experience taught, and what to do differently",
     "knowledge": "a fact, a method or an explanation that holds for anybody",
     "value": "what somebody believes in, or wants to live and work by",
     "decision": "a choice that was made, and its reasons",
     "none": "anything else, such as errands, plans, moods and events",
 }
-EXAMPLE_TOKENS = 64  # of each example; five kinds with four examples each are 1,300 tokens
+MAX_EXAMPLE_TOKENS = 64  # five kinds with four examples each are 1,300 tokens
 _NOTE_MARK = "\u2402note\u2403"  # control pictures: no template and no kind contains them
 
 
@@ -43,35 +43,35 @@ class Prompt:
     after: list[int]
     answers: dict[str, list[int]]
     note_budget: int
-    """Tokens of a note that fit."""
+    """Tokens of a note that fit into `max_length`."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that is the same for every note."""
+        """SHA-256 of everything that is the same for every note."""
         fixed = [self.before, self.after, self.answers, self.note_budget]
         return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
 
     @property
     def branches(self) -> list[list[int]]:
-        """The answers' tokens that are read when all are scored at once; the last one is only predicted."""
+        """The answers' tokens that the model reads when all are scored at once; the last one is only predicted."""
         return [answer[:-1] for answer in self.answers.values()]
 
     def note_tokens(self, text: str) -> list[int]:
-        """All token ids of a note, special tokens in it split like any other text."""
+        """Tokenize a whole note; special tokens in it are split like any other text."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
     def rest(self, text: str) -> list[int]:
-        """Token ids that follow `before`, ready for the answer. A long note loses its middle."""
-        return _shortened(self.note_tokens(text), self.note_budget) + self.after
+        """Tokenize what follows `before`, up to the answer; a long note loses its middle."""
+        return _shorten(self.note_tokens(text), self.note_budget) + self.after
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of the whole prompt."""
+        """Tokenize the whole prompt."""
         return self.before + self.rest(text)
 
     def cut(self, ids: list[int], note_budget: int) -> list[int]:
-        """A whole prompt's token ids with fewer tokens of its note, where it has more."""
+        """Reduce a whole prompt's token ids to a smaller budget for its note."""
         end = len(ids) - len(self.after)
-        return self.before + _shortened(ids[len(self.before) : end], note_budget) + self.after
+        return self.before + _shorten(ids[len(self.before) : end], note_budget) + self.after
 
 
 def build_prompt(
@@ -81,12 +81,11 @@ def build_prompt(
     definitions: Mapping[str, str] | None = None,
     examples: Sequence[tuple[str, str]] = (),
 ) -> Prompt:
-    """Lay out the prompt with the base's chat template, or plainly where it has none.
+    """Build the prompt with the base's chat template, or as plain text where it has none.
 
-    An answer is the kind's name and the end-of-turn token, so that no answer is the beginning
-    of another. `max_length` is that of instruction, note and answer; `definitions` {kind: meaning}
-    and `examples` (text, kind) come on top of it, so that a note is shown as long with them as
-    without. Raises UserError where `max_length` leaves no room for notes.
+    An answer is the kind's name and the end-of-turn token, so that no answer is the beginning of another. `max_length`
+    is that of instruction, note and answer in tokens; `definitions` {kind: meaning} and `examples` (text, kind) come on
+    top of it, so that they do not shorten the note. Raises UserError where `max_length` leaves no room for notes.
     """
     request = _request(kinds, {})
     gap = "" if tokenizer.chat_template else " "
@@ -95,7 +94,7 @@ def build_prompt(
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     answers = {kind: [*ids(gap + kind), tokenizer.eos_token_id] for kind in kinds}
-    before, after = map(ids, _rendered(tokenizer, [request], []))
+    before, after = map(ids, _render(tokenizer, [request], []))
     budget = max_length - len(before) - len(after) - max(map(len, answers.values()))
     if budget < MIN_NOTE_TOKENS:
         raise UserError(
@@ -106,32 +105,32 @@ def build_prompt(
     if not definitions and not examples:
         return prompt
     requests = [_request(kinds, definitions or {}), *[request] * len(examples)]
-    *shown, after = map(ids, _rendered(tokenizer, requests, [kind for _, kind in examples]))
-    before = shown[0]
-    for (text, _), following in zip(examples, shown[1:], strict=True):
-        before = before + _shortened(prompt.note_tokens(text), EXAMPLE_TOKENS) + following
+    *turns, after = map(ids, _render(tokenizer, requests, [kind for _, kind in examples]))
+    before = turns[0]
+    for (text, _), following in zip(examples, turns[1:], strict=True):
+        before = before + _shorten(prompt.note_tokens(text), MAX_EXAMPLE_TOKENS) + following
     return Prompt(tokenizer, before, after, answers, budget)
 
 
 def question(kinds: list[str], definitions: Mapping[str, str], text: str) -> str:
-    """What a chat model is asked about one note, as text."""
+    """Write the question to a chat model about one note."""
     return _request(kinds, definitions).replace(_NOTE_MARK, text)
 
 
 def parse_definitions(text: str, kinds: Sequence[str]) -> dict[str, str]:
-    """{kind: meaning} of a parameter such as "lesson: what experience taught; value: ...", else of `MEANINGS`.
+    """Parse a parameter such as "lesson: what experience taught; value: ..." to {kind: meaning}, else use `MEANINGS`.
 
     Raises UserError for a part without a colon, or about a kind that is not among `kinds`.
     """
-    found = dict(MEANINGS)
+    meanings = dict(MEANINGS)
     for part in filter(str.strip, text.split(";")):
         kind, colon, meaning = part.partition(":")
         if not colon:
             raise UserError(f"definitions: expected `kind: meaning; kind: meaning`, found {part.strip()!r}")
         if normalize(kind) not in kinds:
             raise UserError(f"definitions: expected meanings of {', '.join(kinds)}, found one of {kind.strip()!r}")
-        found[normalize(kind)] = meaning.strip()
-    return {kind: found[kind] for kind in kinds if kind in found}
+        meanings[normalize(kind)] = meaning.strip()
+    return {kind: meanings[kind] for kind in kinds if kind in meanings}
 
 
 def _request(kinds: list[str], definitions: Mapping[str, str]) -> str:
@@ -141,8 +140,8 @@ def _request(kinds: list[str], definitions: Mapping[str, str]) -> str:
     return DEFINED.format(definitions=meanings) + request if meanings else request
 
 
-def _rendered(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: list[str]) -> list[str]:
-    """The conversation up to the answer that is due, cut at the places of the notes; one answer fewer than requests."""
+def _render(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: list[str]) -> list[str]:
+    """The conversation up to the answer that is due, cut where the notes go; one answer fewer than requests."""
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": requests[0]}]
         for answer, request in zip(answers, requests[1:], strict=True):
@@ -154,8 +153,8 @@ def _rendered(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers
     return text.split(_NOTE_MARK)
 
 
-def _shortened(note: list[int], budget: int) -> list[int]:
-    """The note's beginning and end, where it is longer than that."""
+def _shorten(note: list[int], budget: int) -> list[int]:
+    """The beginning and the end of a note that is longer than its budget."""
     if len(note) <= budget:
         return note
     head = round(budget * HEAD_SHARE)

@@ -1,9 +1,9 @@
 """The probability that a model gives each kind's label tokens, in one forward pass a note.
 
-What stands before the notes is computed once and its keys and values are used again for each
-batch. The answers hang on the end of the prompt as branches of a tree: every answer token sees
-the prompt and the earlier tokens of its own answer, not the other answers. So answers of several
-tokens get their exact sequence likelihood without a forward pass for each.
+What stands before the notes is computed once, and its keys and values are used again for each batch. The answers are
+appended to the prompt as branches of a tree: an answer token attends to the prompt and to the earlier tokens of its own
+answer, not to the other answers. So answers of several tokens get their exact sequence likelihood without a forward
+pass for each.
 """
 
 import copy
@@ -14,20 +14,15 @@ import numpy as np
 import torch
 
 from onelap.arms.base import load_base
-from onelap.arms.calibration import LEAST
+from onelap.arms.calibration import MIN_PROBABILITY
 from onelap.arms.prompts import Prompt
 from onelap.machine.memory import Pieces
 from onelap.machine.precision import Precision, autocast
 from onelap.machine.progress import ProgressLine
-from onelap.machine.store import read_json, write_json
-
-PROBE_NOTES, PROBE_BATCH = 32, 8
-# In probability; a reloaded adapter differs by rounding only. In 16 bits that of other batch sizes is up to 0.007.
-PARITY = {torch.float32: 1e-3, torch.bfloat16: 0.03, torch.float16: 0.03}
 
 
 class Scorer:
-    """One model asked with one prompt: what stands before the notes is computed when it is made."""
+    """One model with one prompt, of which the part before the notes is computed once."""
 
     @torch.no_grad()
     def __init__(self, model, prompt: Prompt, batch_size: int):
@@ -40,22 +35,22 @@ class Scorer:
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """(notes, kinds), in the order of `prompt.answers`: the softmax over the kinds of log p(answer | prompt).
 
-        Notes are batched by length, which saves padding and does not depend on their order. Raises
-        FloatingPointError where the model overflows.
+        Notes are batched by length, which saves padding and does not depend on their order. Raises FloatingPointError
+        where the model overflows.
         """
         rests = [self.prompt.rest(text) for text in texts]
         by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
         progress, done = ProgressLine(len(texts), "note", after=10.0), 0
 
-        def of(chosen: list[int]) -> np.ndarray:
+        def score_batch(batch: list[int]) -> np.ndarray:
             nonlocal done
-            found = self._in_one_pass([rests[index] for index in chosen])
-            done += len(chosen)
+            scores = self._in_one_pass([rests[index] for index in batch])
+            done += len(batch)
             progress.show(done)
-            return found
+            return scores
 
         probabilities = np.empty((len(texts), len(self.prompt.answers)))
-        probabilities[by_length] = np.concatenate(self.pieces.each(of, by_length))
+        probabilities[by_length] = np.concatenate(self.pieces.each(score_batch, by_length))
         return probabilities
 
     @torch.no_grad()
@@ -67,19 +62,19 @@ class Scorer:
             scores = answer_log_likelihoods(self.model, self.prompt, inputs, past_key_values=cache)
         if not torch.isfinite(scores).all():
             raise FloatingPointError(f"the model gives scores that are not finite in {self.model.dtype}")
-        # A long answer's likelihood is soon too small for float32, and nothing is impossible.
-        return torch.softmax(scores.double(), dim=-1).clamp_min(LEAST).cpu().numpy()
+        # A long answer's likelihood is soon too small for float32, and no kind is impossible.
+        return torch.softmax(scores.double(), dim=-1).clamp_min(MIN_PROBABILITY).cpu().numpy()
 
 
 def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.ndarray, float]:
-    """`Scorer.probabilities` of these texts, and seconds a note."""
+    """Compute `Scorer.probabilities` of these texts, and seconds a note."""
     start = time.perf_counter()
     probabilities = Scorer(model, prompt, batch_size).probabilities(texts)
     return probabilities, (time.perf_counter() - start) / len(texts)
 
 
 def load_finite_base(base: Path, precision: Precision, prompt: Prompt, texts: list[str]):
-    """The base in this precision; in float32 where its scores of the longest text are not finite, and says so."""
+    """Load the base in this precision, or in float32 where its scores of the longest text overflow, and print that."""
     model = load_base(base, precision)
     try:
         score(model, prompt, [max(texts, key=len)], 1)
@@ -92,68 +87,48 @@ def load_finite_base(base: Path, precision: Precision, prompt: Prompt, texts: li
     return load_base(base, precision.safe)
 
 
-def leave_probe(model, prompt: Prompt, texts: list[str], file: Path) -> None:
-    """Write down what a model that was just trained says of the first of these notes."""
-    probabilities, _ = score(model, prompt, texts[:PROBE_NOTES], PROBE_BATCH)
-    write_json(file, {"probabilities": probabilities.tolist()})
-
-
-def check_probe(model, prompt: Prompt, texts: list[str], file: Path) -> float:
-    """The largest difference in probability to what `leave_probe` wrote; RuntimeError where it is above `PARITY`."""
-    probabilities, _ = score(model, prompt, texts[:PROBE_NOTES], PROBE_BATCH)
-    difference = float(np.abs(probabilities - read_json(file)["probabilities"]).max())
-    if not difference <= PARITY[model.dtype]:
-        raise RuntimeError(
-            f"the adapter loaded from disk differs from the one that was trained by {difference:.4f} in probability "
-            f"(at most {PARITY[model.dtype]} expected): base, prompt or libraries changed since 03_train; run it again"
-        )
-    return difference
-
-
 def answer_log_likelihoods(model, prompt: Prompt, inputs: dict[str, torch.Tensor], **options) -> torch.Tensor:
-    """log p(answer | prompt) in float32, shape (notes, kinds), in one forward pass over what `lay_out` made."""
-    answers = list(prompt.answers.values())
+    """Compute log p(answer | prompt) in float32, shape (notes, kinds), in one forward pass over `lay_out`'s inputs."""
     branches = prompt.branches
     logits = model(**inputs, **options, logits_to_keep=sum(map(len, branches)) + 1).logits
     log_p = torch.log_softmax(logits.float(), dim=-1)
     columns, offset = [], 1
-    for answer, branch in zip(answers, branches, strict=True):
+    for answer, branch in zip(prompt.answers.values(), branches, strict=True):
         # The prompt's last token predicts the first token, each branch token the one after it.
-        read_at = [0, *range(offset, offset + len(branch))]
-        columns.append(log_p[:, read_at, answer].sum(dim=-1))
+        positions = [0, *range(offset, offset + len(branch))]
+        columns.append(log_p[:, positions, answer].sum(dim=-1))
         offset += len(branch)
     return torch.stack(columns, dim=-1)
 
 
 def lay_out(prompt: Prompt, rows: list[list[int]], device, before: int = 0) -> dict[str, torch.Tensor]:
-    """Inputs of a forward pass, T columns wide: padding, the row's tokens, the answers' branches.
+    """Make the inputs of a forward pass, T columns wide: padding, the row's tokens, the answers' branches.
 
-    `input_ids` and `position_ids` of shape (rows, T); `attention_mask` (rows, 1, T, before + T), true
-    where a token may look, which transformers hands to attention as it is. `before` tokens stand
-    in front of every row, in a key-value cache.
+    `input_ids` and `position_ids` have the shape (rows, T), `attention_mask` (rows, 1, T, before + T): true where a
+    token may attend, which transformers hands to attention as it is. `before` tokens stand in front of every row, in a
+    key-value cache.
     """
-    branches = prompt.branches
-    longest = max(map(len, rows))
+    branches, longest = prompt.branches, max(map(len, rows))
     total = longest + sum(map(len, branches))
     ids = torch.full((len(rows), total), prompt.tokenizer.pad_token_id)
     positions = torch.zeros((len(rows), total), dtype=torch.long)
     allowed = torch.zeros((len(rows), total, before + total), dtype=torch.bool)
     allowed[:, :, :before] = True
     inside = allowed[:, :, before:]
-    # Everybody sees itself, padding too: a token that sees nothing would give NaN.
+    # Every position attends to itself, padding included: attention to nothing would give NaN.
     inside[:, range(total), range(total)] = True
     for row, tokens in enumerate(rows):
         start = longest - len(tokens)
         ids[row, start:longest] = torch.tensor(tokens)
         positions[row, start:longest] = before + torch.arange(len(tokens))
         inside[row, start:longest, start:longest] = torch.ones(len(tokens), len(tokens)).tril().bool()
-        at = longest
+        first = longest
         for branch in branches:
-            end = at + len(branch)
-            ids[row, at:end] = torch.tensor(branch, dtype=torch.long)
-            positions[row, at:end] = before + len(tokens) + torch.arange(len(branch))
-            inside[row, at:end, start:longest] = True
-            inside[row, at:end, at:end] = torch.ones(len(branch), len(branch)).tril().bool()
-            at = end
+            end = first + len(branch)
+            ids[row, first:end] = torch.tensor(branch, dtype=torch.long)
+            positions[row, first:end] = before + len(tokens) + torch.arange(len(branch))
+            inside[row, first:end, start:longest] = True
+            inside[row, first:end, first:end] = torch.ones(len(branch), len(branch)).tril().bool()
+            first = end
     inputs = {"input_ids": ids, "attention_mask": allowed.unsqueeze(1), "position_ids": positions}
     return {name: tensor.to(device) for name, tensor in inputs.items()}

@@ -1,0 +1,1 @@
+"""The winner at work: sorting, labelling, exporting."""

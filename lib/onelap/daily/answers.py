@@ -1,4 +1,4 @@
-"""Answers as text, one line each: for programs, for a spreadsheet, for a person. And what they add up to."""
+"""Answers as text, one line each, for programs, spreadsheets and people; and a summary of all of them."""
 
 import csv
 import json
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
-from onelap.machine.progress import CLEAR, HEARTBEAT
+from onelap.machine.progress import CLEAR_REST, HEARTBEAT_SECONDS
 
-if TYPE_CHECKING:  # the command line names the formats, and should not wait for torch
+if TYPE_CHECKING:  # the command line needs the names of the formats, and should not wait for torch
     from onelap.daily.inbox import Item
     from onelap.daily.sort import Answer
 
@@ -20,7 +20,7 @@ Writer = Callable[["Item", "Answer"], None]
 
 
 def as_json_lines(out: TextIO, kinds: list[str]) -> Writer:
-    """An object a note: `path` or `id`, `kind`, `confidence`, `probabilities`, `sure`, and `error` if there is one."""
+    """Write an object a note: `path` or `id`, `kind`, `confidence`, `probabilities`, `sure`, and an `error` if any."""
 
     def write(item: "Item", answer: "Answer") -> None:
         error = {"error": item.error} if item.error else {}
@@ -30,29 +30,29 @@ def as_json_lines(out: TextIO, kinds: list[str]) -> Writer:
 
 
 def as_csv(out: TextIO, kinds: list[str]) -> Writer:
-    """A header, then a row a note, with a column for the probability of each kind."""
+    """Write a header, then a row a note, with a column for the probability of each kind."""
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["path", "id", "kind", "confidence", "sure", "error", *kinds])
 
     def write(item: "Item", answer: "Answer") -> None:
-        place = [item.where.get("path", ""), item.where.get("id", "")]
-        said = [answer.kind or "", answer.confidence, str(answer.sure).lower(), item.error]
-        rows.writerow([*place, *said, *(answer.probabilities.get(kind, "") for kind in kinds)])
+        note = [item.where.get("path", ""), item.where.get("id", "")]
+        result = [answer.kind or "", answer.confidence, str(answer.sure).lower(), item.error]
+        rows.writerow([*note, *result, *(answer.probabilities.get(kind, "") for kind in kinds)])
 
     return write
 
 
 def as_table(out: TextIO, kinds: list[str]) -> Writer:
-    """Kind, confidence, a question mark where it is not sure, and which note."""
+    """Write kind, confidence and note in columns; a question mark where the answer is not sure."""
     width = max(map(len, [*kinds, "(error)"]))
 
     def write(item: "Item", answer: "Answer") -> None:
-        where = " ".join(map(str, item.where.values()))
+        note = " ".join(map(str, item.where.values()))
         if item.error:
-            print(f"{'(error)':{width}}          {where}: {item.error}", file=out)
+            print(f"{'(error)':{width}}          {note}: {item.error}", file=out)
         else:
             doubt = " " if answer.sure else "?"
-            print(f"{answer.kind or '–':{width}}  {answer.confidence:4.0%} {doubt}  {where}", file=out)
+            print(f"{answer.kind or '–':{width}}  {answer.confidence:4.0%} {doubt}  {note}", file=out)
 
     return write
 
@@ -61,24 +61,24 @@ FORMATS = {"jsonl": as_json_lines, "csv": as_csv, "table": as_table}
 
 
 class Tally:
-    """How far it is, and at the end what there was; on standard error."""
+    """Counts of the answers, on standard error: the rate while notes are sorted, and a summary at the end."""
 
     def __init__(self):
         self.kinds: Counter[str] = Counter()
         self.notes = self.unsure = self.errors = 0
         self.seconds = 0.0
-        self.terminal = sys.stderr.isatty() and not sys.stdout.isatty()  # else the answers show how far it is
-        self.due = time.monotonic() + HEARTBEAT[self.terminal]
+        self.terminal = sys.stderr.isatty() and not sys.stdout.isatty()  # answers on the terminal are progress enough
+        self.due = time.monotonic() + HEARTBEAT_SECONDS[self.terminal]
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Counts the time in which notes are sorted; a program that keeps it open may leave it idle for hours."""
+        """Count the time of a `with` block: only that of sorting, not that of waiting for notes."""
         began = time.monotonic()
         yield
         self.seconds += time.monotonic() - began
 
     def add(self, item: "Item", answer: "Answer") -> None:
-        """One more."""
+        """Count an answer."""
         self.notes += 1
         if item.error:
             self.errors += 1
@@ -87,20 +87,20 @@ class Tally:
             self.unsure += not answer.sure
 
     def show(self) -> None:
-        """At most once a second."""
+        """Show the rate, at most once a second (once a minute in a log)."""
         if time.monotonic() >= self.due:
-            self.due = time.monotonic() + HEARTBEAT[self.terminal]
-            line = f"\r{self._rate}{CLEAR}" if self.terminal else f"{self._rate}\n"
+            self.due = time.monotonic() + HEARTBEAT_SECONDS[self.terminal]
+            line = f"\r{self._rate}{CLEAR_REST}" if self.terminal else f"{self._rate}\n"
             print(line, end="", file=sys.stderr, flush=True)
 
-    def close(self, threshold: float | None, passed_over: Counter[str]) -> None:
-        """The last word."""
-        above = "no answer reached the wanted accuracy" if threshold is None else f"below {threshold:.0%}"
-        said = [self._rate, *(f"{kind} {count}" for kind, count in self.kinds.most_common())]
-        said += [f"unsure {self.unsure} ({above})"] if self.unsure else []
-        said += [f"errors {self.errors}"] if self.errors else []
-        said += [f"passed over {count} ({reason})" for reason, count in passed_over.most_common()]
-        print((f"\r{CLEAR}" if self.terminal else "") + "; ".join(said), file=sys.stderr)
+    def close(self, threshold: float | None, skipped: Counter[str]) -> None:
+        """Show the summary. `skipped` counts files that were passed over, by reason."""
+        reason = "no answer reached the wanted accuracy" if threshold is None else f"below {threshold:.0%}"
+        counts = [self._rate, *(f"{kind} {count}" for kind, count in self.kinds.most_common())]
+        counts += [f"unsure {self.unsure} ({reason})"] if self.unsure else []
+        counts += [f"errors {self.errors}"] if self.errors else []
+        counts += [f"passed over {count} ({reason})" for reason, count in skipped.most_common()]
+        print((f"\r{CLEAR_REST}" if self.terminal else "") + "; ".join(counts), file=sys.stderr)
 
     @property
     def _rate(self) -> str:

@@ -1,6 +1,6 @@
 """Sorting new notes with a run's adapter, which stays loaded: a note then costs one forward pass.
 
-from onelap.sorting import Sorter
+from onelap.daily.sort import Sorter
 
 sorter = Sorter.load("outputs/20261121-090000_full")
 for answer in sorter.sort(["Water early; the midday sun burnt it.", "milk, eggs"]):
@@ -23,18 +23,19 @@ from onelap.lap.history import find_run
 from onelap.lap.run import Run
 from onelap.machine.precision import Precision, choose_precision
 from onelap.machine.store import hash_files, stamp_files
-from onelap.notes.markup import plain, split_front_matter
-from onelap.notes.read import Fields
+from onelap.notes.fields import Fields
+from onelap.notes.read import clean
+from onelap.verdict.compare import TUNED
 
-DIGITS = 4  # of a probability; what is beyond depends on the notes that were scored beside it
+DIGITS = 4  # of a probability; further digits depend on the notes that were scored in the same batch
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What kind a note is of."""
+    """The kind of a note."""
 
     kind: str | None
-    """The likeliest; None for a note without words, or one that the model cannot score."""
+    """The likeliest kind; None for a note without words, or one that the model cannot score."""
     confidence: float
     """Its probability; 0 where there is no kind."""
     probabilities: dict[str, float]
@@ -47,7 +48,7 @@ NO_ANSWER = Answer(None, 0.0, {}, False)
 
 @dataclass(frozen=True)
 class Classifier:
-    """What of a run sorts notes."""
+    """The parts of a finished run that sort notes, checked to be the run's own."""
 
     base: Path
     adapter: Path
@@ -58,8 +59,8 @@ class Classifier:
 
     @classmethod
     def of(cls, run: Run) -> "Classifier":
-        """Raises UserError for a run that was not evaluated, a damaged adapter, a base that is not here or another."""
-        asked, record = run.scoring, run.record
+        """Check a run. Raises UserError where it was not evaluated, or adapter or base are missing or changed."""
+        scoring, record = run.scoring, run.record
         hashes = record["hashes"]
         for file, name in {"adapter_model.safetensors": "adapter", CALIBRATION: "calibration"}.items():
             if hash_files(run.require(run.adapter_path / file, "03_train and 04_evaluate")) != hashes.get(name):
@@ -67,70 +68,66 @@ class Classifier:
                     f"{run.adapter_path / file}: expected the file that the run has made, found a damaged or another "
                     f"one; `onelap run --resume {run.path}` makes it again"
                 )
-        base = locate_base(asked["base_model"])
-        # Reading all of a large base takes seconds: only where its files are not as they were when it was.
+        base = locate_base(scoring["base_model"])
+        # Reading all of a large base takes seconds: it is done only where the files' sizes or times have changed.
         if stamp_files(base) != record.get("base_stamp") and hash_files(base) != hashes["base"]:
             raise UserError(
                 f"base_model {base}: expected the base that {run.path.name} was made with, found other files"
             )
-        prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], asked["max_length"])
-        if prompt.digest != hashes["prompts"]["qlora"]:
+        prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], scoring["max_length"])
+        if prompt.digest != hashes["prompts"][TUNED]:
             raise UserError(f"{run.path}: expected the prompt that the adapter has learnt, found other prompt tokens")
-        # Where training overflowed, so would sorting; else whatever this device does best.
+        # Where training overflowed, sorting would too; else the best formats of this device.
         precision = choose_precision("fp32" if record.get("precision") == "fp32" else "auto")
         calibration = Calibration.load(run.adapter_path)
-        return cls(base, run.adapter_path, prompt, calibration, precision, asked["score_batch"])
+        return cls(base, run.adapter_path, prompt, calibration, precision, scoring["score_batch"])
 
 
 class Sorter:
-    """A model that is loaded, and all that makes its scores an answer."""
+    """A loaded model, and everything that turns its scores into an answer."""
 
     def __init__(self, scorer: Scorer, calibration: Calibration, fields: Fields, threshold: float | None):
         self.scorer, self.calibration, self.fields = scorer, calibration, fields
         self.threshold = threshold
-        """Confidence from which an answer is sure; None: none is."""
+        """Confidence from which an answer is sure; with None no answer is."""
 
     @classmethod
     def load(cls, run: Run | str | Path, min_confidence: float | None = None) -> "Sorter":
         """Load the base and the adapter of a run, given by its folder or its name below outputs/.
 
-        `min_confidence` (0 to 1) stands in for the run's own threshold, which may be none: then no
-        answer is sure. Raises UserError as `Classifier.of` does.
+        `min_confidence` replaces the run's own threshold. Raises UserError as `Classifier.of` does.
 
         >>> Sorter.load("20261121-090000_full", min_confidence=0.8)  # doctest: +SKIP
         """
         run = run if isinstance(run, Run) else find_run(str(run), PROJECT / "outputs")
         classifier = Classifier.of(run)
         model = load_adapter(load_base(classifier.base, classifier.precision), classifier.adapter)
-        calibration, fields = classifier.calibration, Fields.of(run.read_manifest()["fields"])
+        calibration, fields = classifier.calibration, Fields.from_json(run.read_manifest()["fields"])
         threshold = calibration.threshold if min_confidence is None else min_confidence
         return cls(Scorer(model, classifier.prompt, classifier.score_batch), calibration, fields, threshold)
 
     def sort(self, texts: Sequence[str]) -> list[Answer]:
-        """An answer for each text, in their order; Markdown is read as it was in training.
+        """Answer each raw text, in order; Markdown is read as it was in training.
 
-        Any text will do: what is too long loses its middle, chat tokens are plain text.
+        Any text is allowed: one that is too long loses its middle, and chat tokens are plain text.
 
         >>> sorter.sort(["milk, eggs"])  # doctest: +SKIP
         [Answer(kind='none', confidence=0.93, probabilities={'decision': 0.01, ...}, sure=True)]
         """
-        words = [self._words(text) for text in texts]
-        scored = [index for index, text in enumerate(words) if text]
-        answers = [NO_ANSWER] * len(words)
+        return self.answer([clean(text, self.fields) for text in texts])
+
+    def answer(self, texts: Sequence[str]) -> list[Answer]:
+        """Answer each text of the notes' reader (`notes.read`), in order; an empty one gets `NO_ANSWER`."""
+        scored = [index for index, text in enumerate(texts) if text]
+        answers = [NO_ANSWER] * len(texts)
         if scored:
-            probabilities = self.calibration.apply(self._probabilities([words[index] for index in scored]))
+            probabilities = self.calibration.apply(self._probabilities([texts[index] for index in scored]))
             for index, row in zip(scored, probabilities, strict=True):
                 answers[index] = self._answer(row)
         return answers
 
-    def _words(self, text: str) -> str:
-        """The text as training had it; half an emoji, which JSON can carry, becomes a mark."""
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        _, body, _ = split_front_matter(whole)
-        return plain(body, self.fields.kinds, self.fields.kind)[0]
-
     def _probabilities(self, texts: list[str]) -> np.ndarray:
-        """(texts, kinds); not a number for a text that makes the model overflow, and for no other."""
+        """(texts, kinds); NaN for a text that makes the model overflow, and for no other."""
         try:
             return self.scorer.probabilities(texts)
         except FloatingPointError:

@@ -3,8 +3,8 @@
     accelerate launch --num_processes 2 -m onelap.lap.distributed outputs/RUN
     accelerate launch --num_processes 2 -m onelap.lap.distributed outputs/RUN --shard
 
-This trains what `03_train` would, with the same effective batch, into the same files, but not the trainings with other
-`seeds`. `onelap run --resume` then takes the result and continues. `time_budget_hours` counts from here.
+This trains what 03_train would, with the same effective batch, into the same files; the trainings with other `seeds`
+are left to 03_train. `onelap run --resume` then takes over the result. `time_budget_hours` counts from here.
 """
 
 import argparse
@@ -17,33 +17,33 @@ from pathlib import Path
 from onelap import UserError
 from onelap.machine import guard, process
 
-FIRST = os.environ.get("RANK", "0") == "0"  # this process prints for all
+IS_FIRST = os.environ.get("RANK", "0") == "0"  # of the processes; it prints for all
 
 
 def main() -> None:
-    """Train as many processes as were launched. Raises UserError where the run lacks its parameters or its dataset."""
+    """Train on the launched processes. Raises UserError where the run lacks its parameters or its dataset."""
     parser = argparse.ArgumentParser(description="Train the adapter of a run, on as many processes as were launched.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder in which 01_data_prep is done")
     parser.add_argument("--shard", action="store_true", help="spread the base over the processes (FSDP)")
     arguments = parser.parse_args()
     process.prepare()
-    from onelap.lap.run import Run  # and with it the libraries that must find the process prepared
+    from onelap.lap.run import Run  # not above: the libraries that it imports must find the process prepared
     from onelap.qlora.recipe import processes
 
     run = Run(arguments.run.absolute())
     run.require(run.params_path, "onelap run")
     guard.close()
     run = Run.open(run.path)
-    with nullcontext() if FIRST else redirect_stdout(io.StringIO()):
+    with nullcontext() if IS_FIRST else redirect_stdout(io.StringIO()):
         trainer = train_run(run, arguments.shard)
-    if FIRST:
+    if IS_FIRST:
         print(f"{trainer.state.global_step} steps by {processes()} processes; {run.adapter_path}")
 
 
 def train_run(run, sharded: bool):
-    """Train a `Run`'s adapter together with the other processes that were launched, and return the trainer.
+    """Train the adapter of a `Run` together with the other launched processes, and return the trainer.
 
-    Raises UserError for one process that is to share a base, and for a base that is to be shared twice.
+    Raises UserError for `sharded` with one process, Accelerate's own sharding, and several processes on Windows.
     """
     from onelap.arms.base import load_tokenizer, locate_base
     from onelap.arms.prompts import build_prompt
@@ -56,14 +56,14 @@ def train_run(run, sharded: bool):
     if sys.platform == "win32" and processes() > 1:
         raise UserError("several processes: PyTorch has no NCCL on Windows; use Linux, or WSL")
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise UserError("expected --shard after the run, found Accelerate's --use_fsdp; leave that away")
+        raise UserError("expected --shard after the run, found Accelerate's --use_fsdp; leave it out")
     parameters = run.parameters
     base = locate_base(parameters["base_model"])
     prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], parameters["max_length"])
     notes = run.read_part("train"), run.read_part("validation")
     precision, recipe = choose_precision(parameters["precision"]), Recipe.of(parameters)
     trainer = prepare_trainer(base, prompt, precision, recipe, *notes, run.training_path, sharded)
-    with run.locked() if FIRST else nullcontext():
+    with run.locked() if IS_FIRST else nullcontext():
         train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
     return trainer
 
@@ -72,6 +72,6 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        if FIRST:
+        if IS_FIRST:
             print(f"onelap: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,6 @@
 """All runs side by side, and what differs between two."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -8,13 +9,15 @@ import psutil
 from onelap import UserError
 from onelap.lap.run import Run
 from onelap.machine.store import read_json
+from onelap.verdict.compare import compare
 
-COMPARED = ("hashes", "versions", "git", "hardware")
+COMPARED_ENTRIES = ("hashes", "versions", "git", "hardware")  # of run.json
+SHORTENED = ("hashes", "git")  # of these, the first 12 characters are enough to tell two apart
 
 
 def list_runs(outputs: Path) -> pd.DataFrame:
-    """All runs below `outputs`, newest first: name, status, parameters, arms, sentence, seconds."""
-    rows = []
+    """List all runs below `outputs`, newest first; columns `run, started, status, params, arms, result, seconds`."""
+    columns, rows = ["run", "started", "status", "params", "arms", "result", "seconds"], []
     for record_path in outputs.glob("*/run.json"):
         run = Run(record_path.parent)
         try:
@@ -22,38 +25,26 @@ def list_runs(outputs: Path) -> pd.DataFrame:
             sentence = read_json(run.comparison_path)["sentence"] if run.comparison_path.exists() else ""
         except UserError as error:
             record, sentence = {"status": "damaged"}, str(error)
-        rows.append(
-            {
-                "run": run.path.name,
-                "started": record.get("started", ""),
-                "status": _status(record),
-                "params": record.get("params", ""),
-                "arms": " ".join(sorted(arm.name for arm in run.path.glob("arms/*"))),
-                "result": sentence,
-                "seconds": record.get("actual", {}).get("seconds"),
-            }
-        )
-    columns = ["run", "started", "status", "params", "arms", "result", "seconds"]
+        arms = " ".join(sorted(folder.name for folder in run.path.glob("arms/*")))
+        started, params = record.get("started", ""), record.get("params", "")
+        seconds = record.get("actual", {}).get("seconds")
+        rows.append((run.path.name, started, _status(record), params, arms, sentence, seconds))
     return pd.DataFrame(rows, columns=columns).sort_values(["started", "run"], ascending=False)
 
 
 def _status(record: dict) -> str:
-    """As recorded, except that a run whose process is gone without a word was killed."""
-    status = record.get("status", "unknown")
-    if status == "running" and not _alive(record.get("process", {})):
-        return "killed"
+    """Return the recorded status; `killed` for a running one whose process is gone."""
+    status, process = record.get("status", "unknown"), record.get("process", {})
+    if status == "running":
+        try:
+            return status if psutil.Process(process["pid"]).create_time() == process["started"] else "killed"
+        except (KeyError, psutil.Error):
+            return "killed"
     return status
 
 
-def _alive(process: dict) -> bool:
-    try:
-        return psutil.Process(process["pid"]).create_time() == process["started"]
-    except (KeyError, psutil.Error):
-        return False
-
-
 def find_run(name: str, outputs: Path) -> Run:
-    """A run by its folder, or by its name below `outputs`. Raises UserError where there is none."""
+    """Find a run by its folder, or by its name below `outputs`. Raises UserError where there is none."""
     for folder in (Path(name).expanduser(), outputs / name):
         if (folder / "run.json").exists():
             return Run(folder)
@@ -61,36 +52,33 @@ def find_run(name: str, outputs: Path) -> Run:
 
 
 def newest_good_run(outputs: Path) -> Run:
-    """The newest run that was finished, and whose verdict is not `worse`. Raises UserError where there is none."""
+    """Find the newest finished run whose verdict is not `worse`. Raises UserError where there is none."""
     for name in list_runs(outputs).query("status == 'done'")["run"]:
         run = Run(outputs / name)
-        ready = run.record.get("asked") and run.adapter_path.exists() and run.comparison_path.exists()
-        if ready and read_json(run.comparison_path)["verdict"] != "worse":
-            return run
+        with suppress(UserError):  # it was not evaluated or not compared
+            if run.scoring and run.adapter_path.exists() and read_json(run.comparison_path)["verdict"] != "worse":
+                return run
     raise UserError(
         f"expected a finished run below {outputs} whose verdict is not `worse`, found none; `onelap run "
-        "params/embedded.yaml` makes one, and --run names one that lies elsewhere"
+        "params/embedded.yaml` makes one, and --run names a run that is elsewhere"
     )
 
 
 def differences(a: Run, b: Run) -> pd.DataFrame:
-    """What differs in parameters, hashes, versions, code and machine; columns `what, a, b`."""
-    said = [_flat(run.parameters) | _flat({name: run.record.get(name) for name in COMPARED}) for run in (a, b)]
-    names = sorted(said[0].keys() | said[1].keys(), key=lambda name: (name.split(".")[0] in COMPARED, name))
-    rows = [(name, said[0].get(name, "none"), said[1].get(name, "none")) for name in names]
+    """List what differs in parameters, hashes, versions, code and machine; columns `what, a, b`."""
+    left, right = (_flat(run.parameters | {name: run.record.get(name) for name in COMPARED_ENTRIES}) for run in (a, b))
+    names = sorted(left.keys() | right.keys(), key=lambda name: (name.split(".")[0] in COMPARED_ENTRIES, name))
+    rows = [(name, left.get(name, "none"), right.get(name, "none")) for name in names]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["what", "a", "b"])
 
 
 def compare_runs(a: Run, b: Run) -> dict[str, dict]:
-    """{arm: `metrics.compare` of run b against run a}, for the arms that both have.
+    """Compare run b with run a: {arm: result of `verdict.compare.compare`}, for the arms that both have.
 
     Raises UserError where their test notes are not the same.
     """
-    from onelap.verdict.compare import compare
-
     test, other = a.read_part("test"), b.read_part("test")
-    same = test.set_index("id")[["text", "kind"]], other.set_index("id")[["text", "kind"]]
-    if not same[0].equals(same[1]):
+    if not test.set_index("id")[["text", "kind"]].equals(other.set_index("id")[["text", "kind"]]):
         shared = len(set(test["id"]) & set(other["id"]))
         raise UserError(
             f"{a.path.name} and {b.path.name} were measured on different test notes ({len(test)} and {len(other)}, "
@@ -105,11 +93,8 @@ def compare_runs(a: Run, b: Run) -> dict[str, dict]:
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
-    """{"hashes.prompts.base": ...} of nested dictionaries; hashes and the like shortened for reading."""
-    found = {}
+    """Flatten nested dictionaries to names such as `hashes.prompts.base`, their values as text."""
+    flat, length = {}, 12 if prefix.startswith(SHORTENED) else None
     for name, value in tree.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = str(value)[:12] if prefix.startswith(("hashes", "git")) else str(value)
-    return found
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: str(value)[:length]}
+    return flat

@@ -8,9 +8,12 @@ line is not allowed (papermill would not see that parameter).
 import ast
 import difflib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
+import yaml
 from papermill import inspect_notebook
 
 from onelap import PROJECT, UserError
@@ -19,6 +22,8 @@ from onelap.machine.store import read_yaml
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("0*.ipynb"))
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 SET_BY_THE_RUNNER = "run_dir"
+NEW_NAMES = {"texture_field": "style_field", "textures": "styles"}  # of parameters that earlier versions had
+ORIGIN_COLUMN = 48  # of the lines that `explain_parameters` writes
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,16 @@ class Parameter:
     low: float
     high: float
     choices: tuple[str, ...]
+    notebook: str
 
     def problem_with(self, value: object) -> str | None:
-        """What is wrong with `value`, as one sentence, or None."""
+        """Describe in one sentence why `value` is not allowed; None where it is."""
         fits = isinstance(value, self.type) and (self.type is bool or not isinstance(value, bool))
         if not fits:
             hint = ""
             if self.type is float and isinstance(value, str) and _converted(value, float) is not None:
                 hint = f" (YAML reads {value} as text: write {_converted(value, float):.1e})"
-            found = f"{type(value).__name__} {value!r}"
-            return f"{self.name}: expected {self.type.__name__}, found {found}{hint}"
+            return f"{self.name}: expected {self.type.__name__}, found {type(value).__name__} {value!r}{hint}"
         if self.type in (int, float) and not self.low <= value <= self.high:
             return f"{self.name}: expected {self.low:g} to {self.high:g}, found {value!r}"
         if self.choices and value not in self.choices:
@@ -50,40 +55,41 @@ class Parameter:
 
 
 def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
-    """Every parameter of the given notebooks (the five of a lap by default), by name."""
+    """Read every parameter of the notebooks (the five of a lap by default), by name.
+
+    A parameter of several notebooks is described as in the first of them.
+    """
     schema = {}
     for path in notebooks:
-        for name, found in inspect_notebook(str(path)).items():
-            value = ast.literal_eval(found["default"])
-            limits = re.search(r"\[(\S+), (\S+)\]$", found["help"])
+        for name, line in inspect_notebook(str(path)).items():
+            value, meaning = ast.literal_eval(line["default"]), line["help"]
+            limits = re.search(r"\[(\S+), (\S+)\]$", meaning)
             low, high = (float(limit) for limit in limits.groups()) if limits else (-1e300, 1e300)
-            listed = re.search(r"\[(\w+(?:\|\w+)+)\]$", found["help"])
-            choices = tuple(listed[1].split("|")) if listed else ()
-            kind = TYPES[found["inferred_type_name"]]
-            schema[name] = Parameter(name, kind, value, found["help"], low, high, choices)
+            choice = re.search(r"\[(\w+(?:\|\w+)+)\]$", meaning)
+            choices = tuple(choice[1].split("|")) if choice else ()
+            kind = TYPES[line["inferred_type_name"]]
+            schema.setdefault(name, Parameter(name, kind, value, meaning, low, high, choices, path.stem))
     return schema
 
 
 def read_parameters(source: Path | dict | None, overrides: list[str] = ()) -> tuple[dict[str, object], list[str]]:
-    """All parameters of a lap: defaults, then those of a file or of an earlier run, then `name=value` overrides.
+    """Resolve all parameters of a lap: defaults, then a file or an earlier run's values, then `name=value` overrides.
 
-    Returns (values, problems), so that problems of other sorts can be told in the same message:
-    unknown names with the nearest known one, wrong types, values out of range, malformed
-    overrides. Raises UserError where the file is none.
+    Returns (values, problems), so that the caller can report problems of other sorts in the same
+    message. Problems are unknown names (with the nearest parameter), wrong types, values out of range
+    and malformed overrides. Raises UserError for a file that is missing or not a parameter file.
     """
     schema = read_schema()
-    given, problems = _read_file(source) if isinstance(source, Path) else dict(source or {}), []
+    wanted, problems = _read_file(source) if isinstance(source, Path) else dict(source or {}), []
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:
             problems.append(f"-p {override}: expected name=value")
-        elif name in schema:
-            value = _converted(text, schema[name].type)
-            given[name] = text if value is None else value
-        else:
-            given[name] = text
+            continue
+        value = _converted(text, schema[name].type) if name in schema else None
+        wanted[name] = text if value is None else value
     values = {name: parameter.default for name, parameter in schema.items()}
-    for name, value in given.items():
+    for name, value in wanted.items():
         if name == SET_BY_THE_RUNNER:
             problems.append("run_dir: the run folder is chosen on the command line, with --run DIR")
         elif name not in schema:
@@ -91,17 +97,43 @@ def read_parameters(source: Path | dict | None, overrides: list[str] = ()) -> tu
         else:
             if schema[name].type is float and type(value) is int:
                 value = float(value)
-            problem = schema[name].problem_with(value)
-            problems.append(problem)
-            values[name] = values[name] if problem else value
-    return values, [problem for problem in problems if problem]
+            if problem := schema[name].problem_with(value):
+                problems.append(problem)
+            else:
+                values[name] = value
+    return values, problems
+
+
+def explain_parameters(values: dict[str, object], path: Path, overrides: list[str]) -> Iterator[str]:
+    """Yield resolved parameters as the lines of a parameter file: the meaning of each, its value, and its origin.
+
+    `path` and `overrides` are what `read_parameters` resolved the values from.
+    """
+    in_file, overridden = _read_file(path), {override.partition("=")[0] for override in overrides}
+    parameters = [parameter for parameter in read_schema().values() if parameter.name != SET_BY_THE_RUNNER]
+    yield f"# Every parameter below its meaning [range]; a value is from {path.name} (file), from -p, or the default."
+    for notebook, group in groupby(parameters, key=lambda parameter: parameter.notebook):
+        yield f"\n# {notebook}"
+        for parameter in group:
+            name, value = parameter.name, values[parameter.name]
+            origin = "-p" if name in overridden else "file" if name in in_file else "default"
+            instead = f", default {_as_yaml(parameter.default)}" if value != parameter.default else ""
+            yield f"#   {parameter.meaning}"
+            yield f"{f'{name}: {_as_yaml(value)}':{ORIGIN_COLUMN}}  # {origin}{instead}"
+
+
+def _as_yaml(value: object) -> str:
+    return yaml.safe_dump({"_": value}, allow_unicode=True, width=1e9).removeprefix("_:").strip()
 
 
 def _read_file(path: Path) -> dict[str, object]:
     if not path.exists():
-        known = ", ".join(sorted(f"params/{file.name}" for file in (PROJECT / "params").glob("*.yaml")))
-        raise UserError(f"{path}: no such parameter file; there are {known}")
-    return {str(name): value for name, value in read_yaml(path).items()}
+        files = ", ".join(sorted(f"params/{file.name}" for file in (PROJECT / "params").glob("*.yaml")))
+        raise UserError(f"{path}: no such parameter file; there are {files}")
+    values = {str(name): value for name, value in read_yaml(path).items()}
+    if path.with_name("run.json").exists():  # the file of a run, which names that run's folder
+        values.pop(SET_BY_THE_RUNNER, None)
+    return values
 
 
 def _converted(text: str, kind: type) -> object | None:
@@ -114,7 +146,7 @@ def _converted(text: str, kind: type) -> object | None:
         return None
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+def _unknown(name: str, names: list[str]) -> str:
+    near = [NEW_NAMES[name]] if name in NEW_NAMES else difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"the parameters are {', '.join(sorted(names))}"
     return f"{name}: unknown parameter; {hint}"

@@ -8,22 +8,23 @@ from pathlib import Path
 import nbformat
 from jinja2 import Environment, FileSystemLoader
 from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
 from pygments.formatters import HtmlFormatter
 
 from onelap import PROJECT
 from onelap.lap.parameters import NOTEBOOKS
 from onelap.lap.run import Run
-from onelap.machine.guard import refused
+from onelap.machine.guard import read_log
 from onelap.machine.store import read_json, write_text
+from onelap.verdict.compare import TUNED
 from onelap.verdict.tables import arms_table
 
-TEMPLATES = Path(__file__).parent / "templates"
-MAIN_NOTEBOOK = "05_compare"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 MAIN_FIGURES = {
-    "figures.accuracies(": "accuracy of every arm on the same test notes, with 95 % intervals",
-    "figures.recall_change(": "share of the notes of each kind that were found, before and after",
+    "figure:accuracies": "accuracy of every arm on the same test notes, with 95 % intervals",
+    "figure:recalls": "share of the notes of each kind that were found, before and after",
 }
-"""What stands above the notebooks: figures by what their cell calls, and what they show."""
+"""What stands above the notebooks: figures by the tag of their cell, and what they show."""
 
 
 def write_report(run: Run, file: Path) -> None:
@@ -36,10 +37,11 @@ def write_report(run: Run, file: Path) -> None:
         name=run.path.name,
         record=record,
         facts=_facts(record),
-        refused=refused(run.path),
+        refused=read_log(run.path),
         comparison=comparison,
         table=arms_table(comparison["arms"]) if comparison else None,
-        figures=_main_figures(notebooks[MAIN_NOTEBOOK]) if MAIN_NOTEBOOK in notebooks else [],
+        tuned=TUNED,
+        figures=_main_figures(list(notebooks.values())),
         notebooks={stem: _body(path) for stem, path in notebooks.items()},
         parameters={name: _without_places(str(value)) for name, value in run.parameters.items()},
         light=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
@@ -60,9 +62,9 @@ def _body(notebook: Path) -> str:
 
 
 def _without_places(text: str) -> str:
-    """Without the folders of this project and of this person: whose machine it was is nobody's business.
+    """Shorten the folders of this project and of this person: whose machine it was is nobody's business.
 
-    As they are, and with the backslashes doubled that JSON and Python write.
+    They may be written as they are, or with the backslashes doubled as JSON and Python do.
     """
     for place, short in ((PROJECT, "."), (Path.home(), "~")):
         if len(place.parts) > 2:  # not `/`, nor `/app`, which may be anything
@@ -71,14 +73,16 @@ def _without_places(text: str) -> str:
     return text
 
 
-def _main_figures(notebook: Path) -> list[tuple[str, str]]:
-    """(what it shows, data URL) of the figures that tell the result."""
-    found = []
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        for call, title in MAIN_FIGURES.items():
-            if call in cell.source:
-                found += [(title, url) for output in cell.get("outputs", []) for url in _images(output.get("data", {}))]
-    return found
+def _main_figures(notebooks: list[Path]) -> list[dict[str, str]]:
+    """Find the figures that tell the result: what each shows, its image as a data URL, its reading as HTML."""
+    figures = []
+    for cell in (cell for path in notebooks for cell in nbformat.read(path, as_version=4).cells):
+        shown = [output.get("data", {}) for output in cell.get("outputs", [])]
+        reading = "\n\n".join(data["text/markdown"] for data in shown if "text/markdown" in data)
+        for tag in MAIN_FIGURES.keys() & set(cell.metadata.get("tags", [])):
+            for image in (image for data in shown for image in _images(data)):
+                figures.append({"title": MAIN_FIGURES[tag], "image": image, "reading": markdown2html(reading)})
+    return figures
 
 
 def _images(data: dict) -> list[str]:
@@ -89,12 +93,12 @@ def _images(data: dict) -> list[str]:
 
 
 def _facts(record: dict) -> list[str]:
-    """What a reader wants to know before the details."""
+    """List what a reader wants to know before the details."""
     hardware, actual = record.get("hardware", {}), record.get("actual", {})
     machine = ", ".join(hardware.get("gpus", [])) or hardware.get("cpu", "")
-    said = [record.get("params", ""), record.get("started", "")[:10], record.get("status", ""), machine]
+    facts = [record.get("params", ""), record.get("started", "")[:10], record.get("status", ""), machine]
     if actual.get("seconds"):
-        said.append(f"{actual['seconds'] / 60:.0f} minutes")
+        facts.append(f"{actual['seconds'] / 60:.0f} minutes")
     if actual.get("peak_memory_gb"):
-        said.append(f"{actual['peak_memory_gb']:.1f} GB at the peak of training")
-    return [fact for fact in said if fact]
+        facts.append(f"{actual['peak_memory_gb']:.1f} GB at the peak of training")
+    return [fact for fact in facts if fact]

@@ -10,6 +10,7 @@ adapter/               the best adapter, safetensors
 comparison.json        arms, pairs, verdict and the sentence that states it
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -17,10 +18,11 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import psutil
@@ -29,10 +31,28 @@ from filelock import FileLock, Timeout
 
 from onelap import PROJECT, UserError, find_path
 from onelap.machine import gpus, guard
+from onelap.machine.dates import notes_a_year
 from onelap.machine.names import normalize
-from onelap.machine.store import hash_files, read_json, read_lines, read_yaml, write_json, write_lines, write_text
-from onelap.notes.split import PARTS
+from onelap.machine.store import (
+    hash_files,
+    read_json,
+    read_lines,
+    read_yaml,
+    stamp_files,
+    write_json,
+    write_lines,
+    write_text,
+)
+from onelap.notes.fields import Fields
+from onelap.notes.split import PARTS, SET_ASIDE
 from onelap.verdict.compare import TUNED
+
+if TYPE_CHECKING:  # these take time that a command without a model need not wait for
+    from onelap.arms.calibration import Calibration
+    from onelap.arms.prompts import Prompt
+    from onelap.notes.read import Reading
+    from onelap.notes.split import FrozenSplit
+    from onelap.qlora.trainer import KindTrainer
 
 RECORDED_PACKAGES = [
     "torch",
@@ -65,6 +85,8 @@ class Run:
         self.record_path = path / "run.json"
         self.params_path = path / "params.yaml"
         self.dataset_path = path / "dataset"
+        self.manifest_path = self.dataset_path / "manifest.json"
+        self.arms_path = path / "arms"
         self.training_path = path / "training"
         self.adapter_path = path / "adapter"
         self.comparison_path = path / "comparison.json"
@@ -194,6 +216,51 @@ class Run:
 
     # Dataset
 
+    def write_inventory(self, reading: "Reading", fields: Fields, counts: dict[str, int], are_samples: bool) -> None:
+        """Write the manifest's first part, what was read: it is there should the notes be refused later.
+
+        What an earlier execution left of the dataset is removed.
+        """
+        self.clear(self.dataset_path)
+        every = pd.concat([reading.notes, reading.unlabelled])
+        encodings = reading.notes.groupby("encoding")["id"].apply(list).drop("utf-8", errors="ignore")
+        inventory = {
+            "sample_notes": are_samples,
+            "found": counts,
+            "skipped": reading.skipped.to_dict(orient="records"),
+            "encodings": encodings.to_dict(),
+            "taken_out": dict(reading.removed),
+            "fields": dataclasses.asdict(fields),
+            "notes_a_year": notes_a_year(every["written"], every["modified"]),
+        }
+        write_json(self.manifest_path, inventory)
+
+    def write_split(
+        self,
+        split: pd.DataFrame,
+        frozen: "FrozenSplit",
+        reading: "Reading",
+        duplicates: pd.DataFrame,
+        alike: pd.DataFrame,
+    ) -> None:
+        """Write the parts of the dataset, and what the split decided to the manifest.
+
+        `split` is made by `split_notes`, `duplicates` by `drop_duplicates`, `alike` by `near_duplicates`.
+        """
+        counts = split.groupby(["part", "kind"]).size().unstack(fill_value=0).reindex(PARTS, fill_value=0)
+        manifest = read_json(self.manifest_path) | {
+            "kinds": list(counts.columns),
+            "notes": counts.to_dict(orient="index"),
+            "sources": {part: sorted(split.loc[split["part"] == part, "source"].unique()) for part in PARTS},
+            "split_by_source": frozen.by_source,
+            "split": str(frozen.path),
+            "set_aside": split.loc[split["part"] == SET_ASIDE, "id"].tolist(),
+            "duplicates": duplicates.to_dict(orient="records"),
+            "near_duplicates": alike[["id", "like", "shared", "same_kind"]].to_dict(orient="records"),
+        }
+        self.write_dataset(split, manifest)
+        self.update(hashes={"notes": reading.digest})
+
     def write_dataset(self, notes: pd.DataFrame, manifest: dict) -> None:
         """Write the parts (column `part`) as JSON lines of `id, text, kind, source`, and the manifest.
 
@@ -204,11 +271,11 @@ class Run:
         files = {part: self.dataset_path / f"{part}.jsonl" for part in PARTS}
         for part, file in files.items():
             write_lines(file, notes.loc[notes["part"] == part, columns])
-        write_json(self.dataset_path / "manifest.json", manifest)
+        write_json(self.manifest_path, manifest)
         digest = hash_files(*files.values())
         if self.record.get("hashes", {}).get("data") not in (None, digest):
             # Results of other notes must not be read as if they were of these.
-            self.clear(self.path / "arms", self.training_path, self.adapter_path, self.comparison_path)
+            self.clear(self.arms_path, self.training_path, self.adapter_path, self.comparison_path)
         parts = json.dumps({part: sorted(notes.loc[notes["part"] == part, "id"]) for part in PARTS})
         self.update(hashes={"data": digest, "split": hashlib.sha256(parts.encode()).hexdigest()})
 
@@ -223,14 +290,37 @@ class Run:
 
     def read_manifest(self) -> dict:
         """Read the description of the dataset: kinds, counts, skipped files."""
-        manifest = read_json(self.require(self.dataset_path / "manifest.json", "01_data_prep"))
+        manifest = read_json(self.require(self.manifest_path, "01_data_prep"))
         return {"split_by_source": manifest.get("grouped_by_source", True)} | manifest  # its name in runs of 0.1
+
+    def may_show_text(self, show_text: bool) -> bool:
+        """Tell whether notebooks may show the text of notes: where the parameter says so, and of the sample notes."""
+        return show_text or self.read_manifest().get("sample_notes", False)
+
+    def read_test_texts(self, show_text: bool) -> pd.Series | None:
+        """Read the texts of the test notes, by id; None where notebooks may not show them."""
+        return self.read_part("test").set_index("id")["text"] if self.may_show_text(show_text) else None
 
     # Arms
 
+    def clear_baselines(self) -> None:
+        """Remove all arms but the tuned one, which another notebook makes."""
+        self.clear(*(folder for folder in self.arms_path.glob("*") if folder.name != TUNED))
+
+    def record_baselines(self, base: Path, prompts: dict[str, "Prompt | str"], embedding_model: Path | None) -> None:
+        """Record hashes of the base, of each arm's prompt, and of the embedding model where there is one."""
+        digests = {
+            arm: hashlib.sha256(prompt.encode()).hexdigest() if isinstance(prompt, str) else prompt.digest
+            for arm, prompt in prompts.items()
+        }
+        hashes = {"base": hash_files(base), "prompts": digests}
+        if embedding_model:
+            hashes["embeddings"] = hash_files(embedding_model)
+        self.update(base_stamp=stamp_files(base), hashes=hashes)
+
     def write_arm(self, arm: str, predictions: pd.DataFrame, metrics: dict, validation: pd.DataFrame) -> None:
         """Write `predictions.jsonl`, `metrics.json` and `validation.jsonl` (what choices rest on) of an arm."""
-        folder = self.path / "arms" / arm
+        folder = self.arms_path / arm
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(folder / "predictions.jsonl", predictions)
         write_lines(folder / "validation.jsonl", validation)
@@ -241,18 +331,72 @@ class Run:
 
         Raises UserError where an arm was measured on other notes.
         """
-        self.require(self.path / "arms" / "base", "02_baseline")
-        self.require(self.path / "arms" / TUNED, "04_evaluate")
-        names = sorted((folder.name for folder in (self.path / "arms").iterdir()), key=lambda arm: (arm == TUNED, arm))
+        self.require(self.arms_path / "base", "02_baseline")
+        self.require(self.arms_path / TUNED, "04_evaluate")
+        names = sorted((folder.name for folder in self.arms_path.iterdir()), key=lambda arm: (arm == TUNED, arm))
         return {name: self.read_arm(name) for name in names}
 
     def read_arm(self, arm: str) -> tuple[pd.DataFrame, dict]:
         """Read predictions and metrics of an arm."""
-        folder = self.path / "arms" / arm
+        folder = self.arms_path / arm
         predictions, metrics = read_lines(folder / "predictions.jsonl"), read_json(folder / "metrics.json")
         if list(predictions["id"]) != list(self.read_part("test")["id"]):
             raise UserError(f"{folder} was measured on other test notes: run 02_baseline and 04_evaluate again")
         return predictions, metrics
+
+    def write_comparison(
+        self, metrics: dict[str, dict], pairs: list[dict], by_kind: dict, by_style: dict, sentence: str
+    ) -> None:
+        """Write `comparison.json`; the first two pairs are with the best untuned and with the best cheap arm."""
+        tuned, cheap = pairs[:2]
+        comparison = {"arms": metrics, "by_style": by_style, "by_kind": by_kind, "pairs": pairs}
+        comparison |= {"before": tuned["a"], "rival": cheap["a"]}
+        comparison |= {"verdict": tuned["verdict"], "verdict_against_rival": cheap["verdict"], "sentence": sentence}
+        write_json(self.comparison_path, comparison)
+
+    # Training
+
+    def record_plan(self, training_seconds: float, vram_gb: float) -> None:
+        """Record what is predicted of the training."""
+        self.update(predicted={"training_seconds": training_seconds, "vram_gb": vram_gb})
+
+    def record_training(self, trainer: "KindTrainer", log: pd.DataFrame) -> None:
+        """Record what a finished training took, how it ended, and hashes of its adapter and its prompt."""
+        adapter, prompt = hash_files(self.adapter_path / "adapter_model.safetensors"), trainer.prompt.digest
+        cut_short = trainer.state.global_step < trainer.state.max_steps
+        self.update(
+            hashes={"adapter": adapter, "prompts": {TUNED: prompt}},
+            actual={
+                "training_seconds": float(log["elapsed_seconds"].max()),
+                "peak_memory_gb": float(log["memory_gb"].max()),
+            },
+            training_ended_by="time_budget_hours" if cut_short else "epochs",
+            rungs=trainer.rungs,
+            precision=trainer.precision.choice,
+        )
+
+    def read_training_log(self) -> pd.DataFrame:
+        """Read training/log.jsonl up to its last whole line, also while it is written; empty before the first one."""
+        file, lines = self.training_path / "log.jsonl", []
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            with suppress(ValueError):
+                lines.append(json.loads(line))
+        return pd.DataFrame(lines)
+
+    def prepare_seeds(self, seeds: Iterable[int]) -> dict[int, Path]:
+        """Return {seed: folder} of trainings with other seeds; those of seeds that are no longer wanted are removed."""
+        folders = {seed: self.training_path / f"seed_{seed}" for seed in seeds}
+        self.clear(*set(self.training_path.glob("seed_*")).difference(folders.values()))
+        return folders
+
+    def write_calibration(self, calibration: "Calibration") -> None:
+        """Write it beside the adapter's weights, to which it belongs, and record its hash."""
+        calibration.save(self.adapter_path)
+        self.update(hashes={"calibration": hash_files(self.adapter_path / "calibration.json")})
+
+    def record_scoring(self, base_model: str, max_length: int, score_batch: int) -> None:
+        """Record how the adapter is scored: `onelap sort` and `onelap export` do the same."""
+        self.update(scoring={"base_model": base_model, "max_length": max_length, "score_batch": score_batch})
 
 
 def _for_the_owner_only(folder: Path) -> None:

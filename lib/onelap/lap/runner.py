@@ -15,7 +15,6 @@ import papermill
 import psutil
 from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
-from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -24,20 +23,20 @@ from onelap.arms.base import locate_base
 from onelap.arms.endpoint import check_address
 from onelap.arms.prompts import parse_definitions
 from onelap.lap.parameters import NOTEBOOKS, read_schema
-from onelap.lap.resume import digest, step_of, why_again
+from onelap.lap.resume import digest_files, reason_to_repeat, step_of
 from onelap.lap.run import Run, now
 from onelap.machine import guard
-from onelap.machine.progress import CLEAR, HEARTBEAT
-from onelap.machine.progress import VARIABLE as PROGRESS_VARIABLE
-from onelap.machine.redact import redact_failure, withhold
-from onelap.notes.read import FIELD_PARAMETERS, Fields, are_samples, locate_notes
+from onelap.machine.progress import CLEAR_REST, HEARTBEAT_SECONDS, PROGRESS_VARIABLE
+from onelap.machine.redact import redact_failure, redact_message
+from onelap.notes.fields import FIELD_PARAMETERS, Fields
+from onelap.notes.read import are_samples, locate_notes
 from onelap.qlora.recipe import accumulation_steps
 
 
 class QuietKernelManager(AsyncKernelManager):
-    """Starts kernels whose last words on standard error (of ZeroMQ, at the end) do not reach the terminal.
+    """Starts kernels whose own standard error (messages of ZeroMQ, at the end) does not reach the terminal.
 
-    What a cell writes there, native libraries included, goes into the notebook as before.
+    What a cell writes to standard error, native libraries included, is in the notebook.
     """
 
     async def _async_pre_start_kernel(self, **options):
@@ -46,9 +45,9 @@ class QuietKernelManager(AsyncKernelManager):
 
 KERNELS = Config(
     {
-        # Note text passes between runner and kernel over loopback; other users of the machine could listen.
+        # Note text passes between runner and kernel over loopback, where other users of the machine could listen.
         "KernelManager": {"transport_encryption": "auto"},
-        # What goes wrong in a cell is in the notebook; what a kernel says when it is stopped helps nobody.
+        # An error in a cell is in the notebook; what a kernel logs while it is stopped helps nobody.
         "NotebookClient": {
             "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
             "kernel_manager_class": QuietKernelManager,
@@ -56,58 +55,40 @@ KERNELS = Config(
     }
 )
 LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
-ADVICE = {
+ADVICE = {  # by a part of the error
     "OutOfMemory": LESS_MEMORY,
     "not finite": "try a lower learning_rate, or precision: fp32",
     "No space left": "free some space or choose another disk with --run DIR",
 }
 
 
-class ReportingEngine(NBClientEngine):
-    """Papermill's engine, telling `on_cell(number, of)` which code cell starts: In [number]."""
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, on_cell, **options):
-        """Execute the notebook held by papermill's `nb_man`."""
-        start = nb_man.cell_start
-        code = [index for index, cell in enumerate(nb_man.nb.cells) if cell.cell_type == "code"]
-
-        def report(cell, cell_index=None, **details):
-            if cell_index in code:
-                on_cell(code.index(cell_index) + 1, len(code))
-            start(cell, cell_index, **details)
-
-        nb_man.cell_start = report
-        return super().execute_managed_notebook(nb_man, kernel_name, **options)
-
-
 class Progress:
-    """Which cell of which notebook is running, for how long, on standard output."""
+    """A line on standard output: the notebook and the cell that are running, for how long, and how far they are."""
 
-    def __init__(self, name: str, line: Path):
-        self.name, self.cell, self.of = name, 0, 0
-        self.line = line
-        """Where a long cell says how far it is."""
+    def __init__(self, name: str, cells: int, file: Path):
+        """`cells` is the number of code cells. `file` is where `ProgressLine` leaves the line of a long cell."""
+        self.name, self.cell, self.cells, self.file = name, 0, cells, file
         self.started = time.monotonic()
         self.terminal = sys.stdout.isatty()
         self.finished = threading.Event()
         self.ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self):
-        self._forget_line()
+        self._remove_file()
         self.ticker.start()
         return self
 
     def __exit__(self, *_):
         self.finished.set()
         self.ticker.join()
-        self._forget_line()
+        self._remove_file()
         self._show(end="\n")
 
-    def on_cell(self, number: int, of: int) -> None:
-        """A cell starts; `ReportingEngine` calls this."""
-        self._forget_line()
-        self.cell, self.of = number, of
+    def on_cell(self, cell: nbformat.NotebookNode) -> None:
+        """Count a cell that starts: Jupyter numbers code cells, In [1], In [2] and so on."""
+        if cell.cell_type == "code":
+            self._remove_file()
+            self.cell += 1
 
     @property
     def place(self) -> str:
@@ -116,65 +97,61 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the notebook began."""
+        """Seconds since the notebook began."""
         return round(time.monotonic() - self.started, 1)
 
-    def _forget_line(self) -> None:
+    def _remove_file(self) -> None:
         with contextlib.suppress(OSError):  # Windows removes no file that is open
-            self.line.unlink()
+            self.file.unlink()
 
     def _tick(self) -> None:
-        while not self.finished.wait(HEARTBEAT[self.terminal]):
+        while not self.finished.wait(HEARTBEAT_SECONDS[self.terminal]):
             self._show(end="" if self.terminal else "\n")
 
     def _show(self, end: str) -> None:
-        start = "\r" if self.terminal else ""
-        told = ""
+        detail = ""
         with contextlib.suppress(OSError):  # there is none, or it is being written
-            told = self.line.read_text(encoding="utf-8")
-        text = f"{self.name}  In [{self.cell}] of {self.of}  {self.seconds:.0f} s  {told}"
-        print(f"{start}{text}{CLEAR if self.terminal else ''}", end=end, flush=True)
+            detail = self.file.read_text(encoding="utf-8")
+        text = f"{self.name}  In [{self.cell}] of {self.cells}  {self.seconds:.0f} s  {detail}"
+        print(f"\r{text}{CLEAR_REST}" if self.terminal else text, end=end, flush=True)
 
 
 class Interrupt:
-    """Ctrl-C while a notebook runs: kills the kernel, so that papermill comes to an end of its own.
+    """Ctrl-C while a notebook runs: kills the kernel, so that papermill comes to its own end.
 
-    A KeyboardInterrupt would break off its event loop anywhere, and leave behind the kernel,
-    with the memory that it holds, and tasks that complain when they are collected.
+    A KeyboardInterrupt could break off papermill's event loop anywhere. It would leave the kernel behind, with the
+    memory that it holds, and tasks that complain when they are collected.
     """
 
     def __init__(self):
-        self.asked = False
+        self.requested = False
         self.children = set(psutil.Process().children())
 
     def __enter__(self):
-        self.handler = signal.signal(signal.SIGINT, self._ask)
+        self.handler = signal.signal(signal.SIGINT, self._request)
         return self
 
     def __exit__(self, *_):
         signal.signal(signal.SIGINT, self.handler)
 
-    def _ask(self, *_) -> None:
-        self.asked = True
+    def _request(self, *_) -> None:
+        self.requested = True
         self.end_kernel()
 
     def check(self) -> None:
-        """Raise InterruptedError where Ctrl-C came while there was no kernel yet, or no longer one."""
-        if self.asked:
+        """Raise InterruptedError where Ctrl-C came when there was no kernel to kill."""
+        if self.requested:
             raise InterruptedError
 
     def end_kernel(self) -> None:
-        """Kill what was started since, at most one kernel."""
+        """Kill the processes that were started since, at most one kernel."""
         for process in set(psutil.Process().children()) - self.children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
 
-papermill_engines.register("onelap", ReportingEngine)
-
-
 def resolve_inputs(parameters: dict) -> list[str]:
-    """Make the paths of notes and base absolute, in place; returns all that is wrong with the values."""
+    """Make the paths of notes and base absolute, in place; returns everything that is wrong with the values."""
     problems = []
 
     def attempt(function, *values):
@@ -204,13 +181,12 @@ def resolve_inputs(parameters: dict) -> list[str]:
 
 
 def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> None:
-    """Execute the notebooks into the run folder, but for those whose work is still good, keeping `run.json` up to date.
+    """Execute the notebooks into the run folder, except those whose work is still good, and keep `run.json` up to date.
 
-    Raises UserError where a notebook found something that the user must change,
-    NotebookFailed for any other end, KeyboardInterrupt for an interrupt. The failing notebook
-    is kept, the later ones are not run.
+    Raises UserError where a notebook met something that the user must change, KeyboardInterrupt for an interrupt, and
+    NotebookFailed for any other failure. The failed notebook is kept, the later ones are not run.
     """
-    # Every kernel inherits these. Without the first, `import trl` fails on Windows; one card is used.
+    # Every kernel inherits these. Without the first, `import trl` fails on Windows; the second selects one GPU.
     os.environ["PYTHONUTF8"] = "1"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ[PROGRESS_VARIABLE] = str(run.path / ".progress")
@@ -219,9 +195,9 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
     status, error = "failed", None
     try:
         for notebook in notebooks:
-            reason, began = why_again(run, notebook.stem), notebook.stem in run.record.get("notebooks", {})
-            if began:
-                print(f"{notebook.stem}  {(reason and f'again: {reason}') or 'kept'}", flush=True)
+            reason = reason_to_repeat(run, notebook.stem)
+            if notebook.stem in run.record.get("notebooks", {}):
+                print(f"{notebook.stem}  {f'again: {reason}' if reason else 'kept'}", flush=True)
             if reason:
                 _run_notebook(run, notebook, parameters)
         status = "done"
@@ -233,24 +209,26 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
         raise
     finally:
         seconds = round(before + time.monotonic() - started, 1)
-        network = {"refused": len(guard.refused(run.path))}
-        _note_end(run, status=status, error=error, finished=now(), actual={"seconds": seconds}, network=network)
+        network = {"refused": len(guard.read_log(run.path))}
+        _record_end(run, status=status, error=error, finished=now(), actual={"seconds": seconds}, network=network)
 
 
 def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
-    name, step = source.stem, step_of(source.stem)
-    wanted = read_schema([source])
-    values = {key: value for key, value in parameters.items() if key in wanted} | {"run_dir": str(run.path)}
-    # Papermill rewrites its output in place; it gets its final name when it is whole.
+    name, step, schema = source.stem, step_of(source.stem), read_schema([source])
+    values = {key: value for key, value in parameters.items() if key in schema} | {"run_dir": str(run.path)}
+    # Papermill rewrites its output in place; the notebook gets its final name when it is whole.
     working, final = run.path / f".{name}.running.ipynb", run.path / f"{name}.ipynb"
-    entry = {"status": "running", "started": now(), "read": digest(run, step.reads)}
+    entry = {"status": "running", "started": now(), "read": digest_files(run, step.reads)}
     run.update(notebooks={name: entry})
-    progress, interrupt = Progress(name, run.path / ".progress"), Interrupt()
+    cells = [cell for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
+    progress = Progress(name, len(cells) + 1, run.path / ".progress")  # papermill adds a cell with the values
+    interrupt = Interrupt()
     entry["status"] = "failed"
+    show_text = parameters.get("show_text", True) or are_samples(parameters["notes_path"])
 
-    def on_cell(number: int, of: int) -> None:
+    def on_cell_start(cell: nbformat.NotebookNode, cell_index: int) -> None:
         interrupt.check()
-        progress.on_cell(number, of)
+        progress.on_cell(cell)
 
     try:
         with progress, interrupt:
@@ -258,81 +236,73 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
                 source,
                 str(working).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
                 values,
-                engine_name="onelap",
                 progress_bar=False,
-                on_cell=on_cell,
                 cwd=str(run.path),
+                on_cell_start=on_cell_start,
                 config=KERNELS,
             )
             _refuse_early_exit(notebook)
-        entry |= {"status": "done", "written": digest(run, step.writes)}
+        entry |= {"status": "done", "written": digest_files(run, step.writes)}
         interrupt.check()
     except Exception as error:
-        show_text = parameters.get("show_text", True) or are_samples(parameters["notes_path"])
-        if not show_text:
-            _redact(working)
-        if interrupt.asked:
+        if interrupt.requested:
             if entry["status"] != "done":
                 entry["status"] = "interrupted"
-            go_on = f"`onelap run --resume {run.path}` goes on"
-            raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {go_on}") from None
+            hint = f"`onelap run --resume {run.path}` goes on"
+            raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {hint}") from None
         raise _failure(error, progress, final, show_text) from None
     finally:
         interrupt.end_kernel()
-        _keep(working, final)
-        _note_end(run, notebooks={name: entry | {"seconds": progress.seconds}})
-
-
-def _redact(working: Path) -> None:
-    """Take what may quote a note out of a failed notebook; where that cannot be done, no notebook is left."""
-    try:
-        notebook = nbformat.read(working, as_version=4)
-        redact_failure(notebook)
-        nbformat.write(notebook, working)
-    except (OSError, ValueError):  # a full disk, half a file
-        working.unlink(missing_ok=True)
+        _keep(working, final, show_text)
+        _record_end(run, notebooks={name: entry | {"seconds": progress.seconds}})
 
 
 def _failure(error: Exception, progress: Progress, final: Path, show_text: bool) -> Exception:
-    """The exception to raise for what papermill raised: the user's mistake, the machine's or ours."""
+    """Return the exception to raise for papermill's: an error of the user, of the machine or of our code."""
     if isinstance(error, PapermillExecutionError):
         if error.ename == "UserError":
             return UserError(f"{progress.name}: {error.evalue}")
         line = (error.evalue.splitlines() or [""])[0]
-        message = line if show_text else withhold(error.ename, line)
+        message = line if show_text else redact_message(error.ename, line)
+        advice = _advice(f"{error.ename}: {line}")
         return NotebookFailed(
-            f"{progress.place}: {error.ename}: {message}{_advice(f'{error.ename}: {line}')}; "
-            f"the notebook with its traceback is {final}"
+            f"{progress.place}: {error.ename}: {message}{advice}; the notebook with its traceback is {final}"
         )
     if isinstance(error, DeadKernelError):
         return NotebookFailed(
             f"{progress.place}: the kernel was killed, most often because memory ran out; {LESS_MEMORY}; "
             f"{final} shows how far it came"
         )
-    if isinstance(error, OSError):
-        return NotebookFailed(f"{progress.place}: {error}{_advice(str(error))}")
-    return error
+    return NotebookFailed(f"{progress.place}: {error}{_advice(str(error))}") if isinstance(error, OSError) else error
 
 
 def _advice(error: str) -> str:
-    """What to do about the failures that are not bugs."""
-    return next((f"; {advice}" for sign, advice in ADVICE.items() if sign in error), "")
+    """Return the advice for a failure that is not a bug, to be put after its message."""
+    return next((f"; {advice}" for part, advice in ADVICE.items() if part in error), "")
 
 
-def _keep(working: Path, final: Path) -> None:
-    """Give the executed notebook its name. A disk that filled up leaves half a file: that one goes."""
+def _keep(working: Path, final: Path, show_text: bool) -> None:
+    """Give the executed notebook its name; without `show_text`, failed cells are redacted first.
+
+    A notebook that cannot be read (a full disk leaves half a file) or redacted is removed.
+    """
     try:
-        nbformat.read(working, as_version=4)
+        notebook = nbformat.read(working, as_version=4)
+        if not show_text:
+            redact_failure(notebook)
+            nbformat.write(notebook, working)
     except FileNotFoundError:
         return
-    except ValueError:  # what nbformat and json raise for half a file
-        working.unlink()
+    except BaseException as error:  # an interrupt too
+        working.unlink(missing_ok=True)
+        if not isinstance(error, OSError | ValueError):
+            raise
     else:
         working.replace(final)
 
 
 def _refuse_early_exit(notebook: nbformat.NotebookNode) -> None:
-    """Papermill takes `SystemExit(0)` in a cell for success, though the later cells did not run."""
+    """Raise for `SystemExit(0)` in a cell, which papermill takes for success though the later cells did not run."""
     for index, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
@@ -341,8 +311,8 @@ def _refuse_early_exit(notebook: nbformat.NotebookNode) -> None:
                 )
 
 
-def _note_end(run: Run, **changes: object) -> None:
-    """Record an end; on a full disk the message of the first error matters more than this one."""
+def _record_end(run: Run, **changes: object) -> None:
+    """Record an end in `run.json`; where the disk is full, the first error matters more and is not replaced."""
     try:
         run.update(**changes)
     except OSError as error:

@@ -1,0 +1,1 @@
+"""This computer: files, memory, cards, network; nothing here knows what a note is."""

@@ -1,83 +1,76 @@
-"""What this machine is, told without importing torch."""
+"""The GPUs, the processor and the memory of this machine, read without importing torch."""
 
 import os
 import platform
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import psutil
 
 
 @dataclass(frozen=True)
-class Card:
-    """An NVIDIA card as its driver's tool describes it."""
+class Gpu:
+    """An NVIDIA GPU as `nvidia-smi` describes it; memory in GB (10⁹ bytes), as everywhere here."""
 
     name: str
     driver: str
     memory_gb: float
-    """In units of 10⁹ bytes, as everywhere here."""
     free_gb: float
     temperature: float | None
-    """Degrees Celsius; None where the card does not say."""
+    """Degrees Celsius; None where the GPU does not report it."""
 
 
-def cards() -> list[Card]:
-    """NVIDIA cards: those that CUDA_VISIBLE_DEVICES lists, all where it lists none of them.
+def list_gpus() -> list[Gpu]:
+    """List the GPUs that CUDA_VISIBLE_DEVICES names, in its order, or all where it names none of them.
 
-    Empty where there is none or its driver does not answer.
+    The list is empty where there is no NVIDIA GPU or its driver does not answer.
     """
-    rows = _ask_driver("--query-gpu=name,driver_version,memory.total,memory.free,temperature.gpu,index,uuid")
+    rows = _query_driver("--query-gpu=name,driver_version,memory.total,memory.free,temperature.gpu,index,uuid")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    # A card is listed by its number, or by how its identifier begins.
-    listed = [
-        row for one in visible for row in rows if one == row[5] or (one.startswith("GPU-") and row[6].startswith(one))
-    ]
+    named = [row for entry in visible for row in rows if entry == row[5] or _begins_uuid(entry, row[6])]
     return [
-        Card(name, driver, _number(total) * 2**20 / 1e9, _number(free) * 2**20 / 1e9, _number(degrees) or None)
-        for name, driver, total, free, degrees, *_ in listed or rows
+        Gpu(name, driver, _number(total) * 2**20 / 1e9, _number(free) * 2**20 / 1e9, _number(degrees) or None)
+        for name, driver, total, free, degrees, *_ in named or rows
     ]
+
+
+def _begins_uuid(entry: str, uuid: str) -> bool:
+    return entry.startswith("GPU-") and uuid.startswith(entry)
 
 
 def users_of_vram() -> list[str]:
-    """Programs that hold memory of a card, by name; on Windows only some are told."""
-    rows = _ask_driver("--query-compute-apps=process_name,used_memory")
-    return [f"{Path(name.replace(chr(92), '/')).name} ({used} MiB)" for name, used in rows]
+    """List the programs that hold GPU memory, by name and MiB; on Windows the driver reports only some."""
+    rows = _query_driver("--query-compute-apps=process_name,used_memory")
+    return [f"{PureWindowsPath(path).name} ({used} MiB)" for path, used in rows]  # splits at / and at \
 
 
 def describe() -> dict:
-    """The `hardware` entry of run.json."""
+    """Describe this machine for the `hardware` entry of run.json."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else None
     return {
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_name(),
+        "cpu": model[1] if model else platform.processor(),
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpus": [f"{card.name}, {card.memory_gb:.1f} GB, driver {card.driver}" for card in cards()],
+        "gpus": [f"{gpu.name}, {gpu.memory_gb:.1f} GB, driver {gpu.driver}" for gpu in list_gpus()],
     }
 
 
-def _ask_driver(query: str) -> list[list[str]]:
-    """The rows of an `nvidia-smi` query."""
+def _query_driver(query: str) -> list[list[str]]:
+    """Run an `nvidia-smi` query and return its rows."""
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True, timeout=20)
+        result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True, timeout=20)
     except (OSError, UnicodeDecodeError, subprocess.SubprocessError):
         return []
     fields = query.count(",") + 1
-    rows = [[value.strip() for value in line.rsplit(",", fields - 1)] for line in found.stdout.splitlines()]
-    return [row for row in rows if len(row) == fields]  # it also prints sentences
+    rows = [[value.strip() for value in line.rsplit(",", fields - 1)] for line in result.stdout.splitlines()]
+    return [row for row in rows if len(row) == fields]  # nvidia-smi prints sentences among the rows
 
 
 def _number(text: str) -> float:
-    """0 for what the driver does not tell, as in "[N/A]"."""
+    """Read a number; 0 where the driver reports none, as in "[N/A]"."""
     return float(text) if re.fullmatch(r"[\d.]+", text) else 0.0
-
-
-def _cpu_name() -> str:
-    if sys.platform == "linux":
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        if found:
-            return found[1]
-    return platform.processor()

@@ -1,9 +1,9 @@
-"""Nothing leaves this machine: connections and name look-ups beyond it are refused, and counted.
+"""A guard that refuses connections and name look-ups beyond this machine, and records the attempts.
 
-Python announces both before they are made (audit events, PEP 578), and a hook that was added cannot be
-taken out. A proxy on this machine would pass requests on: none is used. What native code opens by itself is not
-seen here (on Windows asyncio's connections, too); that none does is shown by a lap in a network namespace without any
-outside interface (`tests/test_privacy.py`).
+Python announces both before they happen (audit events, PEP 578), and an audit hook cannot be removed. Proxies are
+disabled, because a proxy on this machine would pass requests on. The guard does not see connections that native code
+opens by itself (on Windows also those of asyncio). That none is opened is shown by a lap in a network namespace
+without an outside interface (`tests/test_privacy.py`).
 """
 
 import ipaddress
@@ -17,31 +17,29 @@ from pathlib import Path
 
 import psutil
 
-RECORD = "network.log"
-"""In a run folder: one line for each attempt that was refused."""
+LOG_NAME = "network.log"  # in a run folder: one line for each refused attempt
+LOOPBACK_NAMES = {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
+NAME_LOOKUPS = {"getaddrinfo", "gethostbyname", "gethostbyaddr"}  # calls whose first argument is a host
+ADDRESS_ARGUMENT = {"connect": 1, "sendto": 1, "sendmsg": 1, "getnameinfo": 0}  # position of (host, port) in a call
 
 
-LOOPBACK = {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
-
-
-class Refused(ConnectionError):
-    """An attempt to reach another machine."""
+class NetworkRefused(ConnectionError):
+    """An attempt to reach another machine was refused."""
 
 
 @dataclass
 class _Guard:
     hooked: bool = False
     closed: bool = False
-    file: Path | None = None
+    log: Path | None = None
     attempts: list[str] = field(default_factory=list)
-    """All that this process has made."""
 
 
-_guard = _Guard()
+_guard = _Guard()  # of this process
 
 
 def close() -> None:
-    """From here on this process reaches nobody beyond this machine."""
+    """Refuse, from here on, whatever this process sends beyond this machine."""
     if not _guard.hooked:
         sys.addaudithook(_watch)
         _guard.hooked = True
@@ -52,8 +50,8 @@ def close() -> None:
 
 
 @contextmanager
-def opened() -> Iterator[None]:
-    """Lets everything through, for what the user has allowed."""
+def allow_network() -> Iterator[None]:
+    """Let connections through within a `with` block, for what the user has allowed."""
     before, _guard.closed = _guard.closed, False
     try:
         yield
@@ -62,27 +60,27 @@ def opened() -> Iterator[None]:
 
 
 def record_in(folder: Path) -> None:
-    """Write attempts that are refused, earlier ones too, into a run folder."""
-    if _guard.file is None:
-        _append(folder / RECORD, _guard.attempts)
-    _guard.file = folder / RECORD
+    """Log refused attempts into a run folder, those made before this call too."""
+    earlier = _guard.attempts if _guard.log is None else []
+    _guard.log = folder / LOG_NAME
+    _log(earlier)
 
 
-def refused(folder: Path) -> list[str]:
-    """What was refused in a run so far."""
-    file = folder / RECORD
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+def read_log(folder: Path) -> list[str]:
+    """Read the attempts that were refused in a run so far, each as `call host`."""
+    log = folder / LOG_NAME
+    return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
 
 
 def attempts() -> list[str]:
-    """What was refused in this process so far."""
+    """List the attempts that were refused in this process so far, each as `call host`."""
     return list(_guard.attempts)
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether an address is this machine's own; of names only the loopback's are, since others are looked up."""
+    """Tell whether an address belongs to this machine; of names, which a look-up could send away, the loopback's do."""
     name = host.lower().rstrip(".")
-    if name in LOOPBACK or name.endswith(".localhost"):
+    if name in LOOPBACK_NAMES or name.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -91,45 +89,38 @@ def is_this_machine(host: str) -> bool:
     address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback or address.is_unspecified:
         return True
-    own = {found.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for found in addresses}
-    return str(address) in own
+    interfaces = psutil.net_if_addrs().values()
+    return str(address) in {entry.address.partition("%")[0] for entries in interfaces for entry in entries}
 
 
 def _watch(event: str, arguments: tuple) -> None:
-    if not event.startswith("socket.") or not _guard.closed:
+    """Refuse what an audit event announces, where it would leave this machine."""
+    if not _guard.closed or not event.startswith("socket."):
         return
-    host = _destination(event, arguments)
+    call = event.removeprefix("socket.")
+    host = _host(call, arguments)
     if host and host != socket.gethostname() and not is_this_machine(host):
-        _note(f"{event.removeprefix('socket.')} {host}")
-        raise Refused(
+        _guard.attempts.append(f"{call} {host}")
+        _log(_guard.attempts[-1:])
+        raise NetworkRefused(
             f"{host} is beyond this machine, and nothing here may reach it: notes stay where they are; a model that is "
             "missing is downloaded by `onelap fetch`"
         )
 
 
-def _destination(event: str, arguments: tuple) -> str:
-    """The host that is meant; empty where none is, as for a socket in the file system."""
-    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
-        address = arguments[1]
-        found = address[0] if isinstance(address, tuple) and address else None
-    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
-        found = arguments[0]
-    elif event == "socket.getnameinfo":
-        found = arguments[0][0]
+def _host(call: str, arguments: tuple) -> str:
+    """Return the host that a call names; empty where it names none, as for a socket in the file system."""
+    if call in NAME_LOOKUPS:
+        address = arguments
     else:
-        found = None
-    if isinstance(found, bytes | bytearray):
-        found = bytes(found).decode("ascii", "replace")
-    return found if isinstance(found, str) else ""
+        address = arguments[ADDRESS_ARGUMENT[call]] if call in ADDRESS_ARGUMENT else ()
+    host = address[0] if isinstance(address, tuple) and address else ""
+    if isinstance(host, bytes | bytearray):
+        host = host.decode("ascii", "replace")
+    return host if isinstance(host, str) else ""
 
 
-def _note(attempt: str) -> None:
-    _guard.attempts.append(attempt)
-    if _guard.file is not None:
-        _append(_guard.file, [attempt])
-
-
-def _append(file: Path, lines: list[str]) -> None:
-    if lines:
-        with file.open("a", encoding="utf-8") as record:
-            record.writelines(f"{line}\n" for line in lines)
+def _log(lines: list[str]) -> None:
+    if _guard.log and lines:
+        with _guard.log.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)

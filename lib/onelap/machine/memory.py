@@ -1,4 +1,4 @@
-"""Memory of card and process: a cap, so that none is spilled, and smaller pieces where it runs out."""
+"""Memory of the GPU and of the process: a cap against spilling, peaks, and smaller batches where it runs out."""
 
 import sys
 import threading
@@ -8,16 +8,16 @@ import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-SPARE_GB = 0.5  # of the free memory, left to the screen, to the driver and to cuBLAS
-RAN_OUT = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # outside of PyTorch's own memory
-SAMPLED = 0.02  # seconds between looks at a process's memory
+SPARE_GB = 0.5  # of the free GPU memory, left to the screen, the driver and cuBLAS
+OUT_OF_MEMORY_MESSAGES = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # not from PyTorch's allocator
+SAMPLE_SECONDS = 0.02  # between two readings of a process's memory
 
 
 def cap_memory(device: str) -> None:
-    """Keep this process below the card's free memory, where `device` is a card.
+    """Limit this process to the free memory of its GPU; on the CPU this does nothing.
 
-    Without a cap Windows moves to system memory what does not fit, silently, and a step takes 5 to
-    20 times as long; with it, too large a batch is an error that can be handled. A lower cap stays.
+    Without a cap the Windows driver silently moves to system memory what does not fit, and a step takes 5 to 20 times
+    as long. With it, too large a batch is an error that can be handled. A lower cap that is already set stays.
     """
     if device == "cpu":
         return
@@ -28,67 +28,66 @@ def cap_memory(device: str) -> None:
 
 
 def peak_memory_gb() -> float:
-    """Peak so far, in units of 10⁹ bytes: of the GPU where there is one, else of this process."""
+    """Return the peak so far, in GB (10⁹ bytes): of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_reserved() / 1e9, 3)
-    info = psutil.Process().memory_info()
     if sys.platform == "win32":
-        return round(info.peak_wset / 1e9, 3)
+        return round(psutil.Process().memory_info().peak_wset / 1e9, 3)
     import resource
 
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
 
 
 class PeakMemory:
-    """The most that was in use within a `with` block, libraries included."""
+    """The peak memory of a `with` block, libraries included."""
 
     gb: dict[str, float | None]
-    """Of `process` and of `card` (None where there is none), in 10⁹ bytes; known after the block."""
+    """The peaks of `process` and `card` (the GPU; None where there is none) in GB (10⁹ bytes), after the block."""
 
     def __enter__(self):
-        self.ended, self.most = threading.Event(), 0
+        self.ended, self.peak_bytes = threading.Event(), 0
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # what an earlier block has left behind
+            torch.cuda.empty_cache()  # left behind by an earlier block
             torch.cuda.reset_peak_memory_stats()
-        self.watch = threading.Thread(target=self._watch, daemon=True)
-        self.watch.start()
+        self.sampler = threading.Thread(target=self._sample, daemon=True)
+        self.sampler.start()
         return self
 
     def __exit__(self, *_):
         self.ended.set()
-        self.watch.join()
-        card = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else None
-        self.gb = {"process": round(self.most / 1e9, 3), "card": card and round(card, 3)}
+        self.sampler.join()
+        gpu = round(torch.cuda.max_memory_reserved() / 1e9, 3) if torch.cuda.is_available() else None
+        self.gb = {"process": round(self.peak_bytes / 1e9, 3), "card": gpu}
 
-    def _watch(self) -> None:
-        # The system's own peak is of the whole life of the process, not of this block.
+    def _sample(self) -> None:
+        # The system's own peak counts the whole life of the process, not this block.
         process = psutil.Process()
         while True:
-            self.most = max(self.most, process.memory_info().rss)
-            if self.ended.wait(SAMPLED):
+            self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
+            if self.ended.wait(SAMPLE_SECONDS):
                 return
 
 
-def ran_out(error: Exception) -> bool:
-    """Whether an exception says that memory ran out."""
-    outside = isinstance(error, RuntimeError) and any(sign in str(error) for sign in RAN_OUT)
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an exception means that memory ran out, of the GPU or of the system."""
+    outside = isinstance(error, RuntimeError) and any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
     return outside or should_reduce_batch_size(error) or isinstance(error, MemoryError)
 
 
-def give_back(error: Exception) -> None:
-    """Let go of what a failed attempt holds, before the next one."""
+def release_memory(error: Exception) -> None:
+    """Free the memory that a failed attempt holds, before the next attempt."""
     error.__traceback__ = None  # its frames hold the tensors
     clear_device_cache(garbage_collection=True)
 
 
 class Pieces:
-    """Calls a function on pieces of a batch; they become smaller for good where memory runs out."""
+    """A batch processed in pieces of at most `size` rows. Where memory runs out, `size` is halved for good."""
 
     def __init__(self, size: int):
         self.size = size
 
     def each(self, function: Callable[[Sequence], object], rows: Sequence) -> list:
-        """The function's results for the pieces, in order. Raises what it raises where one row is too many."""
+        """Call the function on each piece; returns its results in order. Raises where a single row does not fit."""
         results, first = [], 0
         while first < len(rows):
             piece = rows[first : first + self.size]
@@ -96,8 +95,8 @@ class Pieces:
                 results.append(function(piece))
                 first += len(piece)
             except Exception as error:
-                if len(piece) == 1 or not ran_out(error):
+                if len(piece) == 1 or not is_out_of_memory(error):
                     raise
-                give_back(error)
+                release_memory(error)
                 self.size = (len(piece) + 1) // 2
         return results

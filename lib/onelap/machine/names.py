@@ -4,5 +4,5 @@ import unicodedata
 
 
 def normalize(name: object) -> str:
-    """Write a name in lower case, with white space folded and composed characters (macOS decomposes them)."""
+    """Write a name in lower case, with white space folded and characters composed (macOS decomposes them)."""
     return " ".join(unicodedata.normalize("NFKC", str(name)).lower().split())

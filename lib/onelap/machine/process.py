@@ -1,6 +1,6 @@
 """Settings of a whole process, made by the command and by the first cell of a notebook.
 
-Importing the library makes none of them, so that a program that uses it keeps its own.
+Importing the library changes none of them, so that a program that uses it keeps its own.
 """
 
 import atexit
@@ -9,15 +9,15 @@ import logging
 import os
 import warnings
 
-# What these say is for the authors of other libraries, not for the reader of a notebook.
+# These are addressed to the authors of other libraries, not to the reader of a notebook.
 IRRELEVANT_WARNINGS = {
     "IProgress not found": Warning,
     r"`(is_)?gradient_checkpointing(_enable)?` is deprecated": FutureWarning,
 }
 IRRELEVANT_LOGGERS = [
-    "bitsandbytes.backends.cpu.ops",  # it would like a kernel from the hub; its own does
-    "transformers.trainer_utils",  # the trainer aligns the model's special tokens with the tokenizer's
-    "transformers.integrations.bitsandbytes",  # NF4 weights were unpacked, which an export is for
+    "bitsandbytes.backends.cpu.ops",  # recommends a kernel from the hub; its own works
+    "transformers.trainer_utils",  # reports that the trainer takes over the tokenizer's special tokens
+    "transformers.integrations.bitsandbytes",  # warns that NF4 weights are unpacked, as an export must
 ]
 
 
@@ -29,8 +29,8 @@ def prepare(online: bool = False) -> None:
     os.environ["HF_HUB_OFFLINE"] = "0" if online else "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
-    # The libraries are a million objects that stay. Searching them for garbage again and again while they are
-    # imported, and once more at the end, takes longer than most commands (docs/LOG.md).
+    # The libraries hold a million objects that stay. Searching them for garbage again and again during imports, and
+    # once more at exit, takes longer than most commands (docs/LOG.md).
     gc.set_threshold(100_000, 10, 10)
     atexit.register(gc.freeze)
     for message, category in IRRELEVANT_WARNINGS.items():

@@ -1,37 +1,36 @@
-"""One line that says how far long work is: in the notebook, and in the terminal that runs it."""
+"""A line that shows the progress of long work, in the notebook and in the terminal that runs it."""
 
 import contextlib
 import os
 import time
 from pathlib import Path
 
-VARIABLE = "ONELAP_PROGRESS"
-"""Names the file in which the runner looks for the line."""
-EVERY = 1.0  # seconds
-HEARTBEAT = {True: 1.0, False: 60.0}  # seconds between signs of life, on a terminal and in a log
-CLEAR = "\x1b[K"  # the rest of a terminal's line
+PROGRESS_VARIABLE = "ONELAP_PROGRESS"  # environment variable: the file in which the runner looks for the line
+UPDATE_SECONDS = 1.0  # at least, between two updates of the line
+HEARTBEAT_SECONDS = {True: 1.0, False: 60.0}  # between two lines of a command, on a terminal and in a log
+CLEAR_REST = "\x1b[K"  # clears a terminal's line from the cursor on
 
 
 class ProgressLine:
-    """Rewrites its line at most once a second; shows nothing where there is neither notebook nor runner."""
+    """A line that is rewritten at most once a second; without a notebook and a runner nothing is shown."""
 
-    def __init__(self, work: int, unit: str, after: float = 0.0):
-        """`work` units are to be done; the line appears `after` so many seconds, so that short work leaves none."""
-        self.work, self.unit = work, unit
+    def __init__(self, total: int, unit: str, after: float = 0.0):
+        """`total` units of work are to be done. The line appears after `after` seconds: short work leaves none."""
+        self.total, self.unit = total, unit
         self.began = time.monotonic()
         self.due = self.began + after
         self.handle = None
 
     def show(self, done: int, before: int = 0, detail: str = "") -> None:
-        """So many units are done, `before` of them by somebody else, which tells nothing of the time left."""
-        if time.monotonic() < self.due and (done < self.work or self.handle is None):
+        """Show that `done` units are done, and the ETA; `before` of them, done in an earlier session, took no time."""
+        if time.monotonic() < self.due and (done < self.total or self.handle is None):
             return
-        self.due = time.monotonic() + EVERY
-        left = (time.monotonic() - self.began) / max(1, done - before) * (self.work - done)
-        text = f"{self.unit} {done} of {self.work}{detail}, {format_duration(left)} left"
-        if VARIABLE in os.environ:
-            with contextlib.suppress(OSError):  # no reason to end a training
-                Path(os.environ[VARIABLE]).write_text(text, encoding="utf-8")
+        self.due = time.monotonic() + UPDATE_SECONDS
+        left = (time.monotonic() - self.began) / max(1, done - before) * (self.total - done)
+        text = f"{self.unit} {done} of {self.total}{detail}, {format_duration(left)} left"
+        if PROGRESS_VARIABLE in os.environ:
+            with contextlib.suppress(OSError):  # must not end a training
+                Path(os.environ[PROGRESS_VARIABLE]).write_text(text, encoding="utf-8")
         if self.handle is None:
             self.handle = _display(text)
         else:
@@ -39,7 +38,7 @@ class ProgressLine:
 
 
 def _display(text: str):
-    """A place in the cell's output that can be written again; None outside of a notebook."""
+    """Show the text in the cell's output; returns a handle that updates it, or None outside of a notebook."""
     from IPython import get_ipython
     from IPython.display import display
 
@@ -47,7 +46,7 @@ def _display(text: str):
 
 
 def format_duration(seconds: float) -> str:
-    """A time left as people say it: 40 s, 12 min, 3.5 h."""
+    """Write a duration as people say it: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,30 +1,34 @@
-"""A failed cell without the words of the notes.
+"""Failed cells without the words of the notes.
 
-Executed notebooks show ids, counts and numbers, but an exception of a library may quote what it failed on. What stays
-is the exception's type and the places in the code, ours and the libraries'.
+Executed notebooks show ids, counts and numbers, but an exception may quote the text that it failed on. What stays of a
+failed cell is the type of the exception and the places in the code: file, line and function.
 """
 
 import re
 
 import nbformat
 
-WITHHELD = "message withheld, because it may quote a note; -p show_text=true shows it"
-OUR_OWN = ("UserError", "FloatingPointError", "OutOfMemoryError")  # exceptions whose messages hold numbers and ids only
-_FRAME = re.compile(r"(?:\x1b\[[\d;]*m)*(?:File |Cell In)")  # what IPython writes before a place in the code
+REDACTED = "message withheld, because it may quote a note; -p show_text=true shows it"
+OUR_OWN = ("UserError", "FloatingPointError", "OutOfMemoryError")  # their messages hold numbers, names and ids only
+_COLOR = re.compile(r"\x1b\[[\d;]*m")
+# The first line of a frame, without arguments. The source line that follows may be a note, in a SyntaxError.
+_PLACE = re.compile(r"\s*((?:File .+?:|Cell In\[\d+\], line )\d+(?:,? in [\w.<>]+)?)")
 
 
-def withhold(name: str, message: str) -> str:
-    """Return the message of an exception, given by the name of its type, or `WITHHELD`."""
-    return message if name in OUR_OWN else WITHHELD
+def redact_message(exception: str, message: str) -> str:
+    """Return the message of an exception, given by the name of its type, or `REDACTED`."""
+    return message if exception in OUR_OWN else REDACTED
 
 
 def redact_failure(notebook: nbformat.NotebookNode) -> None:
-    """Reduce every cell that ended with an exception to its type and its frames; what it had printed goes, too."""
+    """Reduce every failed cell to the exception's type and places in the code; its other outputs are dropped."""
     for cell in notebook.cells:
-        failures = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-        if failures:
-            cell.outputs = failures
-        for failure in failures:
-            message = withhold(failure.ename, failure.evalue)
-            frames = [entry for entry in failure.traceback if _FRAME.match(entry)]
-            failure.evalue, failure.traceback = message, [*frames, f"{failure.ename}: {message}"]
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        # IPython prints a group of exceptions on standard error: then papermill's mark is all that tells the failure.
+        if errors or cell.metadata.get("papermill", {}).get("exception"):
+            cell.outputs = errors
+        for error in errors:
+            message = redact_message(error.ename, error.evalue)
+            places = [match[1] for entry in error.traceback if (match := _PLACE.match(_COLOR.sub("", entry)))]
+            error.evalue = message
+            error.traceback = ["Traceback (most recent call last):", *places, f"{error.ename}: {message}"]

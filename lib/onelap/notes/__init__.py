@@ -1,0 +1,1 @@
+"""Reading and splitting notes: 01_data_prep."""

@@ -1,25 +1,39 @@
-"""Which encoding a text file is in, and its text; the decoders are Python's.
+"""The encoding of a text file, and its text; the decoders are Python's.
 
-A byte-order mark decides, then ISO-2022-JP's escapes, then UTF-8 if it is valid. Only what is
-none of these is guessed, among Shift_JIS, EUC-JP and Windows-1252, by what the characters would
-be: charset_normalizer refused or misread one note in ten (docs/LOG.md).
+A byte-order mark decides, then ISO-2022-JP's escapes, then UTF-8 if it is valid. Other files are guessed to be
+Shift_JIS, EUC-JP or Windows-1252, by how likely the resulting characters are: charset_normalizer refused or misread
+one note in ten (docs/LOG.md).
 """
 
 import codecs
 import re
+from pathlib import Path
 
 LEGACY = ["shift_jis", "cp932", "euc_jp", "cp1252"]  # cp932: Shift_JIS as Windows extends it
 DAMAGED = 0.1  # share of its multi-byte characters that may be broken in UTF-8
+MAX_BYTES = 1_000_000  # a note is shorter; a longer file is a book, a log or a dump
 _TYPOGRAPHY = set("‘’“”–—…•€£°½¼¾«»©®™§·×²³µ¿¡")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
 class Unreadable(Exception):
-    """Why a file, or a part of it, is no note."""
+    """A file that cannot be read as text; the message is the reason."""
+
+
+def read_text(path: Path, max_bytes: int | None = None) -> tuple[str, str]:
+    """Read (text, encoding), with line ends as `\\n`. Raises Unreadable, also for a file over `max_bytes`."""
+    try:
+        if max_bytes and path.stat().st_size > max_bytes:
+            raise Unreadable(f"over {max_bytes / 1e6:.0f} MB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"cannot be opened: {error.strerror}") from None
+    text, encoding = decode(data)
+    return text.replace("\r\n", "\n").replace("\r", "\n"), encoding
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """(text, encoding) of what a text editor wrote. Raises Unreadable for bytes that are no text."""
+    """Decode what a text editor wrote to (text, encoding). Raises Unreadable for bytes that are not text."""
     for encoding in _certain(data):
         try:
             text = data.decode(encoding)
@@ -38,7 +52,7 @@ def decode(data: bytes) -> tuple[str, str]:
 
 
 def _certain(data: bytes) -> list[str]:
-    """The encodings that marks, escapes or NUL bytes speak for; else UTF-8."""
+    """The encodings to try: those that marks, escapes or NUL bytes point to, else UTF-8."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return ["utf-16"]
     if data.startswith(codecs.BOM_UTF8):
@@ -67,7 +81,7 @@ def _likeliest(data: bytes) -> tuple[str, str]:
 
 
 def _plausibility(text: str) -> float:
-    """Mean over the characters beyond ASCII of how likely each is in a note, 0 to 1."""
+    """How likely the characters beyond ASCII are in a note: their mean, 0 to 1."""
     beyond = [index for index, character in enumerate(text) if not character.isascii()]
     return sum(_likely(text, index) for index in beyond) / max(1, len(beyond))
 

@@ -1,7 +1,7 @@
-"""What a note's file says beside its text: front matter, tags, Obsidian's marks.
+"""Front matter, tags and Obsidian's marks: what a note's file holds beside its text.
 
-What gives the kind away is not text: a model that may read it learns the filing, not the
-note, and fails on the raw notes that it was made for.
+What gives the kind away is not text. A model that may read it learns how notes are filed, not what they say, and fails
+on the raw notes that it was made for.
 """
 
 import json
@@ -15,10 +15,10 @@ from functools import cache
 
 import yaml
 
+from onelap.machine.names import normalize
+
 TAG_FIELDS = ("tags", "tag")
-MAX_HEAD = (
-    10_000  # characters of front matter; a longer one, or one nested deeper, is no note's and may kill the parser
-)
+MAX_HEAD = 10_000  # characters of front matter; a longer or more deeply nested one may kill the parser
 MAX_BRACKETS = 500
 MAX_HEADING = 80  # characters of a line that may be a heading
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,10 +35,10 @@ _HEADING = re.compile(r"[\s>+-]*(?:#+[ \t]|\*\*|__|\[!|[【■●◆▼])")
 
 
 def split_front_matter(content: str) -> tuple[dict, str, bool]:
-    """(properties, text, sound) of YAML between `---`, TOML between `+++`, or a JSON object at the beginning.
+    """Split a note into (properties, text, sound): YAML between `---`, TOML between `+++`, or a JSON object come first.
 
-    What is no mapping is text: a note may open with a line. `sound` is False for front matter
-    of which only single lines could be read.
+    A head that is not a mapping is text, because a note may begin with a horizontal line. `sound` is False for front
+    matter of which only single lines could be read.
     """
     if content.startswith("{"):
         return _json_head(content)
@@ -65,22 +65,22 @@ def _json_head(content: str) -> tuple[dict, str, bool]:
 
 
 def _sound_lines(head: str) -> dict:
-    """The properties of those lines of broken front matter that can be read by themselves."""
-    found = {}
+    """The properties on those lines of broken front matter that can be read by themselves."""
+    properties = {}
     for line in head.split("\n"):
         try:
             value = yaml.load(line, _YAML)
         except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             name, colon, _ = line.partition(":")
             value = {name.strip(): None} if colon and re.fullmatch(r"[\w -]+", name) else None
-        found |= value if isinstance(value, dict) else {}
-    return found
+        properties |= value if isinstance(value, dict) else {}
+    return properties
 
 
 def single(value: object) -> str | None:
-    """A property's value on one line, links and tags as their words; empty for a blank, None for no single value.
+    """Write a property's value on one line, links and tags as their words; empty for a blank, None for several values.
 
-    A list of one counts as what it holds: YAML reads `[[Diary]]` as a list in a list.
+    A list of one counts as its member: YAML reads `[[Diary]]` as a list in a list.
     """
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -96,23 +96,18 @@ def single(value: object) -> str | None:
     return " ".join(unicodedata.normalize("NFC", words).split())
 
 
-def normalize(name: object) -> str:
-    """A name in lower case, white space folded, one way to write each character (macOS decomposes them)."""
-    return " ".join(unicodedata.normalize("NFKC", str(name)).lower().split())
-
-
 def _folded(name: str) -> str:
     return normalize(name.replace("-", " ").replace("_", " "))
 
 
 def named_after(name: str, names: Sequence[str], plural: bool = True) -> str:
-    """Which of `names` a folder or a tag is named after, in the singular or the plural; empty for none."""
+    """Find the one of `names` that a folder or a tag is named after, in the singular or plural; empty for none."""
     name = _folded(name)
     return next((known for known in names if name == _folded(known) or (plural and name == _folded(known) + "s")), "")
 
 
 def tags_of(head: dict, text: str) -> list[str]:
-    """Tags of the front matter and of the text, without `#`."""
+    """List the tags of the front matter and of the text, without `#`."""
     tags = []
     for field, values in head.items():
         if isinstance(field, str) and field.lower() in TAG_FIELDS:
@@ -123,16 +118,16 @@ def tags_of(head: dict, text: str) -> list[str]:
 
 
 def kinds_of_tags(tags: list[str], kinds: Sequence[str]) -> set[str]:
-    """The kinds that tags name: `lesson`, `lessons`, `kind/lesson`, `lesson/work`."""
+    """Find the kinds that tags name: `lesson`, `lessons`, `kind/lesson`, `lesson/work`."""
     return {kind for tag in tags for part in tag.split("/") if (kind := named_after(part, kinds))}
 
 
 def plain(text: str, kinds: tuple[str, ...], field: str) -> tuple[str, Counter]:
-    """The text as its author wrote it, and how often something was removed that gives its kind away.
+    """Return the text as its author wrote it, and how often something was removed that gives its kind away.
 
-    Links become their words, embedded files, callout types and block ids go. Removed and
-    counted: `tag` (`#lesson`), `heading` (a heading, or the first line, that is just a kind),
-    `property` (such as `kind:: lesson`). Code is left as it is.
+    Links become their words; embedded files, callout types and block ids are removed. Removed and counted are `tag`
+    (`#lesson`), `heading` (a heading, or the first line, that is just a kind) and `property` (such as `kind:: lesson`).
+    Code is left as it is.
     """
     removed = Counter()
     blocks = _FENCED.split(text)
@@ -145,7 +140,7 @@ def plain(text: str, kinds: tuple[str, ...], field: str) -> tuple[str, Counter]:
 
 
 def _joined(split: list[str]) -> str:
-    """What a pattern of two groups has split: text, code, its mark (which the code holds too), text."""
+    """Join what a pattern of two groups has split: text, code, the code's mark (which is in the code, too), text."""
     return "".join(part for index, part in enumerate(split) if index % 3 < 2)
 
 
@@ -154,12 +149,12 @@ def _plain_prose(text: str, kinds: tuple[str, ...], field: str, removed: Counter
     text, count = _property(kinds, field).subn("", _WIKI_LINK.sub(_words_of_link, text))
     removed["property"] += count
 
-    def of_tag(tag: re.Match) -> str:
+    def remove_revealing(tag: re.Match) -> str:
         revealing = bool(kinds_of_tags([tag[1]], kinds))
         removed["tag"] += revealing
         return "" if revealing else tag[0]
 
-    return _TAG.sub(of_tag, text)
+    return _TAG.sub(remove_revealing, text)
 
 
 def _without_headings(text: str, kinds: tuple[str, ...], removed: Counter, first: bool) -> str:
@@ -174,21 +169,21 @@ def _without_headings(text: str, kinds: tuple[str, ...], removed: Counter, first
 
 
 def _names_a_kind(line: str, kinds: tuple[str, ...]) -> bool:
-    """Whether a line's words are just a kind, its tags aside; or with them, as in `# #lesson`."""
+    """Whether a line's words are just a kind, without its tags or with them, as in `# #lesson`."""
     words = re.sub(r"\[![\w-]+\]", " ", line)
     ways = [_TAG.sub(" ", words), words if line.lstrip("> ").startswith("# ") else ""]
     return any(named_after(" ".join(re.findall(r"\w+", way)), kinds) for way in ways)
 
 
 def _words_of_link(link: re.Match) -> str:
-    """The alias, else the heading that the link goes to, else the note's name."""
+    """The alias of a link, else the heading that it goes to, else the name of the note."""
     page, _, place = link[1].partition("#")
     return link[2] or (place if place and not place.startswith("^") else page.rstrip("/").rpartition("/")[2])
 
 
 @cache
 def _property(kinds: tuple[str, ...], field: str) -> re.Pattern:
-    """`kind: lesson` on a line of its own, in a list, a quote or a comment; `[kind:: lesson]` anywhere."""
+    """Pattern of `kind: lesson` on a line of its own, in a list, quote or comment, or `[kind:: lesson]` anywhere."""
     names = "|".join(re.escape(kind).replace(r"\ ", r"[ _-]").replace(r"\-", r"[ _-]") for kind in kinds)
     name = rf"[*_]{{0,3}}(?:{re.escape(field)}|tags?)[*_]{{0,3}}::?[*_]{{0,3}}"
     pair = rf"{name}[ \t]{{0,4}}[#\"']?(?:\[\[)?(?:{names})s?(?:\]\])?[\"']?"

@@ -1,75 +1,90 @@
-"""Reading labelled notes: a folder of Markdown, text, JSON-lines and CSV files, or one such file.
+"""Reading notes: one generator serves training and sorting, so that both see the same text.
 
-A note becomes one row `id, text, kind, source, style`; what is not known is empty. What cannot
-be read is listed with its reason, never dropped silently; nothing on disk is changed.
+Notes are Markdown or text files, or rows of JSON lines or CSV. What cannot be read is yielded as a `Skip` with its
+reason, never dropped silently; nothing on disk is changed.
 """
 
 import difflib
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import py3langid
 
 from onelap import PROJECT, UserError, find_path
+from onelap.machine.dates import modified_on, written_on
+from onelap.machine.files import files_below, printable
 from onelap.machine.names import normalize
-from onelap.notes.dates import modified_on, written_on
-from onelap.notes.encoding import Unreadable
-from onelap.notes.files import MAX_BYTES, files_below, read_text
+from onelap.notes.encoding import MAX_BYTES, Unreadable, read_text
+from onelap.notes.fields import Fields
+from onelap.notes.labels import LABELS_SUFFIX, read_labels
 from onelap.notes.markup import kinds_of_tags, named_after, plain, single, split_front_matter, tags_of
 from onelap.notes.rows import ROW_SUFFIXES, rows_of, value_of
 
 SAMPLE_NOTES = PROJECT / "data" / "sample_notes"
 TEXT_SUFFIXES = {".md", ".markdown", ".txt"}
-FIELD_PARAMETERS = ("kinds", "text_field", "kind_field", "source_field", "style_field", "styles")
-LABELS_SUFFIX = ".labels.jsonl"
-LONGEST_KIND = 24  # characters; a longer name is not shown
-LISTED = 5  # files with an unknown kind that an error names, of each such kind
+FOLDERS_WITHOUT_NOTES = {"template", "templates", "attachment", "attachments", "assets", "media", "images", "files"}
+MAX_KIND_SHOWN = 24  # characters; a longer name may be the text of a note, because a field was named by mistake
+MAX_LISTED = 5  # files with an unknown kind that an error names, of each such kind
 MIN_NOTES_PER_KIND = 5  # one each for train, validation and test, and two to learn from
+COLUMNS = ["id", "text", "kind", "source", "style", "encoding", "written", "modified"]
 
 
 @dataclass(frozen=True)
-class Fields:
-    """How to read notes: the kinds, and names of the fields in front matter, JSON or CSV."""
+class Place:
+    """Where a note is: a file, a row of one, or a line of standard input."""
 
-    kinds: tuple[str, ...]
-    text: str = "text"
-    kind: str = "kind"
-    source: str = "source"
-    style: str = "style"
-    styles: tuple[str, ...] = ("raw", "tidied")
-    """Names of folders that say how their notes are written; a field may say anything. The first will be sorted."""
+    path: str = ""  # as the file was named; empty for standard input
+    name: str = ""  # relative to the folder that is read; empty for a file that was named itself
+    line: int = 0  # the last one of a row; 0 for a whole file
+    row_id: object = None  # the row's own `id`
 
-    @classmethod
-    def parse(
-        cls, kinds: str, text_field: str, kind_field: str, source_field: str, style_field: str, styles: str
-    ) -> "Fields":
-        """From the parameters FIELD_PARAMETERS. Raises UserError for too few kinds or styles."""
-        named = _names("kinds", kinds, at_least=2), text_field, kind_field, source_field, style_field
-        return cls(*named, _names("styles", styles, at_least=1))
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.name, self.line and f"line {self.line}"])) or Path(self.path).name
 
-    @classmethod
-    def of(cls, stored: dict) -> "Fields":
-        """From what `dataclasses.asdict` made of it, after a way through JSON."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+
+@dataclass(frozen=True)
+class Note:
+    """A text to sort, without what gives its kind away, and what its file says of it; what is unknown is empty."""
+
+    place: Place
+    id: str
+    text: str
+    kind: str
+    source: str
+    style: str
+    encoding: str
+    written: str  # ISO date that the note carries
+    modified: str  # ISO date of its file's last change
+    why_no_kind: str
+    removed: Counter  # how often something was taken out of the text, by what it was
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Files or rows without a note, and the reason."""
+
+    place: Place
+    reason: str
+    count: int = 1
+    broken: bool = False  # whether a note was expected here, and could not be read
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was found. Files and rows found = notes + the sum of `skipped["count"]`."""
+    """All notes below a path. Files and rows = notes + the sum of `skipped["count"]`."""
 
     notes: pd.DataFrame
-    """`id, text, kind, source, style, encoding, written, modified`, sorted by id; the last two are ISO dates."""
+    """The labelled notes: COLUMNS, sorted by id."""
+    unlabelled: pd.DataFrame
+    """Notes with a text and no kind: COLUMNS, sorted by id; they are among the skipped, too."""
     skipped: pd.DataFrame
     """`where, count, reason`."""
     removed: Counter
     """How often something was taken out of a text that gave its kind away, by what it was."""
-    unlabelled: pd.DataFrame
-    """`id, text, source, written, modified` of what has a text and no kind; these are counted in `skipped` too."""
 
     @property
     def digest(self) -> str:
@@ -84,7 +99,7 @@ def are_samples(notes_path: str | Path) -> bool:
 
 
 def locate_notes(name: str) -> Path:
-    """The notes' folder or file. Raises UserError where it is missing or of another type."""
+    """Find the notes' folder or file. Raises UserError where it is missing or of another type."""
     if not name.strip():
         raise UserError("notes_path: expected a folder or a file, found nothing; is a shell variable unset?")
     path = find_path(name)
@@ -96,11 +111,11 @@ def locate_notes(name: str) -> Path:
 
 
 def read_notes(path: Path, fields: Fields) -> Reading:
-    """Read every note below `path`.
+    """Read every note below `path`, where some must have a kind.
 
-    A note's kind is the one given with `onelap label`, else that of its field, of a tag, or of the
-    top folder; its source is that of its field, else its folder. Raises UserError for kinds that
-    are not among `fields.kinds`, and where not a single labelled note is found.
+    A note's kind is the one given with `onelap label`, else that of its field, of a tag, or of the top folder; its
+    source is that of its field, else its folder. Raises UserError for kinds that are not among `fields.kinds`, and
+    where no note has a kind.
     """
     reading = read_all(path, fields)
     if reading.notes.empty:
@@ -114,91 +129,58 @@ def read_notes(path: Path, fields: Fields) -> Reading:
 
 
 def read_all(path: Path, fields: Fields) -> Reading:
-    """`read_notes`, where it may be that no note has a kind yet."""
-    labels, seen, removed = read_labels(path), Counter(), Counter()
-    notes, unlabelled, skipped = [], [], []
-    for where, count, result in _below(path, fields) if path.is_dir() else _inside(path, "", {}, fields):
-        if isinstance(result, str):
-            skipped.append({"where": where, "count": count, "reason": result})
+    """Read every note below `path` as `read_notes` does, where it may be that none has a kind yet."""
+    labels, ids, removed = read_labels(path), Counter(), Counter()
+    labelled, unlabelled, skipped = [], [], []
+    for item in notes_in(path, fields):
+        if isinstance(item, Skip):
+            skipped.append((str(item.place), item.count, item.reason))
             continue
-        result["id"] = _unique(result["id"], seen)
-        kind = labels.get(result["id"], result["kind"])
-        result["kind"] = named_after(kind, fields.kinds, plural=False) or kind
-        result["text"], gone = plain(result["text"], fields.kinds, fields.kind)
-        if not result["text"]:
-            skipped.append({"where": where, "count": count, "reason": "no text beside what names its kind"})
-        elif not result["kind"]:
-            skipped.append({"where": where, "count": count, "reason": result["why_no_kind"]})
-            unlabelled.append(result)
+        identity = _unique(item.id, ids)
+        kind = labels.get(identity, item.kind)
+        note = replace(item, id=identity, kind=named_after(kind, fields.kinds, plural=False) or kind)
+        if not note.text:
+            skipped.append((str(note.place), 1, "no text beside what names its kind" if note.removed else "no text"))
+        elif not note.kind:
+            skipped.append((str(note.place), 1, note.why_no_kind))
+            unlabelled.append(note)
         else:
-            removed += gone
-            notes.append(result)
-    table = pd.DataFrame(notes, columns=["id", "text", "kind", "source", "style", "encoding", "written", "modified"])
-    _refuse_unknown_kinds(table, fields)
-    return Reading(
-        table.sort_values("id", ignore_index=True),
-        pd.DataFrame(skipped, columns=["where", "count", "reason"]),
-        removed,
-        pd.DataFrame(unlabelled, columns=["id", "text", "source", "written", "modified"]).sort_values(
-            "id", ignore_index=True
-        ),
-    )
+            removed += note.removed
+            labelled.append(note)
+    notes = _table(labelled)
+    _refuse_unknown_kinds(notes, fields)
+    skipped = pd.DataFrame(skipped, columns=["where", "count", "reason"])
+    return Reading(notes, _table(unlabelled), skipped, removed)
 
 
-def labels_path(path: Path) -> Path:
-    """The file beside the notes that holds the kinds given with `onelap label`."""
-    path = path.resolve() if path.name in ("", "..") else path
-    return path.with_name(path.name + LABELS_SUFFIX)
+def _table(notes: list[Note]) -> pd.DataFrame:
+    rows = [[getattr(note, column) for column in COLUMNS] for note in notes]
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values("id", ignore_index=True)
 
 
-def read_labels(path: Path) -> dict[str, str]:
-    """{id: kind} given with `onelap label`; the last one counts. Raises UserError for a damaged file."""
-    file = labels_path(path)
-    if not file.exists():
-        return {}
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
-        sound = all(isinstance(row["id"], str) and isinstance(row["kind"], str) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: expected lines of id and kind, could not read them: {error!r}") from None
-    if not sound:
-        raise UserError(f"{file}: expected lines of id and kind, both of them text")
-    return {row["id"]: normalize(row["kind"]) for row in rows}
-
-
-def _names(parameter: str, text: str, at_least: int) -> tuple[str, ...]:
-    """The names in a parameter such as kinds="lesson, value"."""
-    names = tuple(dict.fromkeys(name for part in text.split(",") if (name := normalize(part))))
-    if len(names) < at_least:
-        raise UserError(f"{parameter}: expected {at_least} or more names separated by commas, found {text!r}")
-    return names
-
-
-def _unique(identity: str, seen: Counter) -> str:
+def _unique(identity: str, ids: Counter) -> str:
     """The id, with a number where it was there before."""
-    seen[identity] += 1
-    return identity if seen[identity] == 1 else _unique(f"{identity} {seen[identity]}", seen)
+    ids[identity] += 1
+    return identity if ids[identity] == 1 else _unique(f"{identity} {ids[identity]}", ids)
 
 
 def _refuse_unknown_kinds(notes: pd.DataFrame, fields: Fields) -> None:
     problems = []
     for kind, ids in notes.loc[~notes["kind"].isin(fields.kinds)].groupby("kind")["id"]:
         near = difflib.get_close_matches(kind, fields.kinds, n=1, cutoff=0.0)
-        few = ", ".join(ids[:LISTED]) + (f" and {len(ids) - LISTED} more" if len(ids) > LISTED else "")
-        # A field that was named by mistake may hold the note itself.
-        shown = f"`{kind}`" if len(kind) <= LONGEST_KIND else f"a text of {len(kind)} characters"
+        few = ", ".join(ids[:MAX_LISTED]) + (f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else "")
+        shown = f"`{kind}`" if len(kind) <= MAX_KIND_SHOWN else f"a text of {len(kind)} characters"
         problems.append(f"{shown} in {few} (nearest: {near[0]})")
     if problems:
-        more = f"; and {len(problems) - LISTED} others" if len(problems) > LISTED else ""
+        more = f"; and {len(problems) - MAX_LISTED} others" if len(problems) > MAX_LISTED else ""
         raise UserError(
-            f"expected the kinds {', '.join(fields.kinds)}, found {'; '.join(problems[:LISTED])}{more}; "
+            f"expected the kinds {', '.join(fields.kinds)}, found {'; '.join(problems[:MAX_LISTED])}{more}; "
             "correct the notes, or name all kinds with -p kinds='…, …'"
         )
 
 
 def check_kinds(notes: pd.DataFrame) -> list[str]:
-    """The kinds, sorted. Raises UserError for fewer than two, or one with too few notes."""
+    """Return the kinds, sorted. Raises UserError for fewer than two, or for one with too few notes."""
     counts = notes["kind"].value_counts().sort_index()
     if len(counts) < 2:
         raise UserError(f"the notes hold one kind only ({counts.index[0]}): a classifier needs at least two")
@@ -212,45 +194,37 @@ def check_kinds(notes: pd.DataFrame) -> list[str]:
     return list(counts.index)
 
 
-def languages(texts: pd.Series) -> pd.Series:
-    """ISO 639-1 code of each text, for the inventory; a guess on very short notes.
-
-    py3langid; at most the first 400 characters are looked at.
-    """
+def guess_languages(texts: pd.Series) -> pd.Series:
+    """Guess the ISO 639-1 code of each text from its first 400 characters; unreliable on very short notes."""
     return texts.map(lambda text: py3langid.classify(text[:400])[0])
 
 
-Found = tuple[str, int, dict | str]
-"""Where, files or rows, and the note or the reason why there is none."""
-
-
-def _below(folder: Path, fields: Fields) -> Iterator[Found]:
-    for path, count, reason in files_below(folder):
-        where = printable(path.relative_to(folder).as_posix())
-        suffix = path.suffix.lower()
+def notes_in(path: Path, fields: Fields) -> Iterator[Note | Skip]:
+    """Yield the notes of a folder or of one file, in order, and what is skipped."""
+    if not path.is_dir():
+        yield from _notes_of_file(path, Place(printable(path)), {}, fields)
+        return
+    for file, count, reason in files_below(path, FOLDERS_WITHOUT_NOTES):
+        place = Place(printable(file), printable(file.relative_to(path).as_posix()))
+        reason = reason or _why_without_notes(file)
         if reason:
-            yield where, count, reason
-        elif path.name.endswith(LABELS_SUFFIX):
-            yield where, 1, "kinds given with onelap label"
-        elif suffix in TEXT_SUFFIXES:
-            yield where, 1, _text_file(path, where, fields)
-        elif suffix in ROW_SUFFIXES:
-            yield from _inside(path, f"{where} ", _said_by_folders(where, fields), fields)
+            yield Skip(place, reason, count)
         else:
-            yield where, 1, f"no note: {suffix or 'without'} suffix"
+            yield from _notes_of_file(file, place, _values_of_folders(place.name, fields), fields)
 
 
-def printable(name: str) -> str:
-    """A file's name as text; Linux allows any bytes, Windows half an emoji."""
-    try:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "replace").decode()
+def _why_without_notes(file: Path) -> str:
+    if file.name.endswith(LABELS_SUFFIX):
+        return "kinds given with onelap label"
+    suffix = file.suffix.lower()
+    return "" if suffix in TEXT_SUFFIXES | ROW_SUFFIXES else f"not a note: {suffix or 'without'} suffix"
 
 
-def _said_by_folders(where: str, fields: Fields) -> dict[str, str]:
-    """Style of any folder, kind of the top one of the others, source of what is left; by the fields' names."""
-    folders = where.split("/")[:-1]
+def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
+    """What folders say, by the fields' names: any of them the style, the top one of the others the kind, the rest the
+    source.
+    """
+    folders = name.split("/")[:-1]
     styles = [named_after(folder, fields.styles) for folder in folders]
     folders = [folder for folder, style in zip(folders, styles, strict=True) if not style]
     kind = named_after(folders[0], fields.kinds) if folders else ""
@@ -261,75 +235,92 @@ def _said_by_folders(where: str, fields: Fields) -> dict[str, str]:
     }
 
 
-def _text_file(path: Path, where: str, fields: Fields) -> dict | str:
+def _notes_of_file(path: Path, place: Place, defaults: dict[str, str], fields: Fields) -> Iterator[Note | Skip]:
+    has_rows = path.suffix.lower() in ROW_SUFFIXES
     try:
-        content, encoding = read_text(path, at_most=MAX_BYTES)
+        content, encoding = read_text(path, max_bytes=None if has_rows else MAX_BYTES)
     except Unreadable as reason:
-        return str(reason)
-    head, text, sound = split_front_matter(content)
-    note = _note(where, head | {fields.text: text}, _said_by_folders(where, fields), encoding, fields)
-    if isinstance(note, str):
-        return note
-    note |= {"written": written_on(head, path.stem), "modified": modified_on(path)}
-    if not sound:
-        note["why_no_kind"] = "broken front matter, and no kind elsewhere"
-    return note
-
-
-def _inside(path: Path, prefix: str, said: dict[str, str], fields: Fields) -> Iterator[Found]:
-    """The rows of a JSON-lines or CSV file; `said` is what its folders say."""
-    try:
-        content, encoding = read_text(path)
-    except Unreadable as reason:
-        yield prefix.strip() or path.name, 1, str(reason)
+        yield Skip(place, str(reason), broken=True)
         return
-    found = 0
-    for number, count, values in rows_of(path, content):
-        found += count
-        where = f"{prefix}line {number}"
-        if isinstance(values, dict):
-            # A row without an id is known by its text, wherever it moves in the file.
-            by_text = "row " + hashlib.sha256(str(values.get(fields.text)).encode(errors="replace")).hexdigest()[:12]
-            yield where, count, _note(prefix + (single(values.get("id")) or by_text), values, said, encoding, fields)
-        else:
-            yield where, count, values
-    if not found:
-        yield prefix.strip() or path.name, 1, "no rows"
+    if not has_rows:
+        written, modified = written_on({}, path.stem), modified_on(path)
+        yield _note(place, content, {}, fields, defaults | {"written": written}, encoding, modified)
+        return
+    skip = Skip(place, "no rows")
+    for number, values in rows_of(path, content):
+        skip = None
+        yield note_of_row(replace(place, line=number), values, fields, defaults, encoding)
+    if skip:
+        yield skip
 
 
-def _note(identity: str, values: dict, said: dict[str, str], encoding: str, fields: Fields) -> dict | str:
-    """The note, or the reason why these values are none; what they leave blank is taken from `said`."""
-    text, kind = value_of(values, fields.text), value_of(values, fields.kind)
-    if not isinstance(text, str) or not text.strip():
-        return "no text" if fields.text in values else f"no field `{fields.text}`"
-    if len(text) > MAX_BYTES:
-        return "over 1 MB"
-    if "\x00" in text or not _is_unicode(text):
-        return "text with NUL or half characters"
-    named, tagged = single(kind), []
+def note_of_row(
+    place: Place, values: dict | str, fields: Fields, defaults: dict[str, str] | None = None, encoding: str = ""
+) -> Note | Skip:
+    """Make a note of a row's values; a text instead of them says why there are none."""
+    if isinstance(values, str):
+        return Skip(place, values, broken=True)
+    place, text = replace(place, row_id=value_of(values, "id")), value_of(values, fields.text)
+    if not isinstance(text, str):
+        problem = "is missing" if text is None else "is not text"
+        return Skip(place, f"the field `{fields.text}` {problem}", broken=True)
+    return _note(place, text, values, fields, defaults or {}, encoding)
+
+
+def clean(raw: str, fields: Fields) -> str:
+    """Return the text of a note as the model sees it: without front matter, and without what gives its kind away."""
+    return plain(split_front_matter(_replace_invalid(raw))[1], fields.kinds, fields.kind)[0]
+
+
+def _replace_invalid(text: str) -> str:
+    """Replace what JSON can carry and no file can: NUL, and half an emoji."""
+    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _note(
+    place: Place, raw: str, row: dict, fields: Fields, defaults: dict[str, str], encoding: str, modified: str = ""
+) -> Note | Skip:
+    """Make a note of a raw text; values of its row go before those of its front matter, and these before `defaults`."""
+    if len(raw) > MAX_BYTES:
+        return Skip(place, "over 1 MB", broken=True)
+    head, body, sound = split_front_matter(_replace_invalid(raw))
+    values = head | {name: value for name, value in row.items() if value not in (None, "")}
+    kind, why_no_kind = _kind_of(values, body, defaults.get(fields.kind, ""), fields)
+    text, removed = plain(body, fields.kinds, fields.kind)
+    return Note(
+        place=place,
+        id=_identity(place, raw),
+        text=text,
+        kind=kind,
+        source=single(value_of(values, fields.source)) or defaults.get(fields.source, ""),
+        style=normalize(single(value_of(values, fields.style)) or defaults.get(fields.style, "")),
+        encoding=encoding,
+        written=written_on(values, "" if place.line else Path(place.path).stem),
+        modified=modified,
+        why_no_kind=why_no_kind if sound else "broken front matter, and no kind elsewhere",
+        removed=removed,
+    )
+
+
+def _identity(place: Place, raw: str) -> str:
+    """A file's name, or a row's own id; a row without one is known by its text, wherever it moves in the file."""
+    if not place.line:
+        return place.name
+    by_text = "row " + hashlib.sha256(raw.encode(errors="replace")).hexdigest()[:12]
+    return f"{place.name} {single(place.row_id) or by_text}".strip()
+
+
+def _kind_of(values: dict, text: str, default: str, fields: Fields) -> tuple[str, str]:
+    """The kind by a field, else by a tag, else by default; and where there is none, why."""
+    value = value_of(values, fields.kind)
+    named = single(value)
     if named is None:
-        shown = f"a {type(kind).__name__}" if isinstance(kind, list | dict) else repr(kind)[:20]
-        return f"`{fields.kind}` is {shown}: expected the name of a kind, in quotes where YAML reads it otherwise"
-    if not named:
-        tagged = sorted(kinds_of_tags(tags_of(values, text), fields.kinds))
-        named = said.get(fields.kind, "") if not tagged else tagged[0] if len(tagged) == 1 else ""
-    return {
-        "id": identity,
-        "text": text,
-        "kind": normalize(named),
-        "source": single(value_of(values, fields.source)) or said.get(fields.source, ""),
-        "style": normalize(single(value_of(values, fields.style)) or said.get(fields.style, "")),
-        "encoding": encoding,
-        "written": written_on(values),
-        "modified": "",
-        "why_no_kind": f"tags of several kinds: {', '.join(tagged)}" if tagged else "no kind",
-    }
-
-
-def _is_unicode(text: str) -> bool:
-    """False for half an emoji, which JSON can carry and no file can."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        shown = f"a {type(value).__name__}" if isinstance(value, list | dict) else repr(value)[:20]
+        return "", f"`{fields.kind}` is {shown}: expected the name of a kind, in quotes where YAML reads it otherwise"
+    if named:
+        return normalize(named), ""
+    tagged = sorted(kinds_of_tags(tags_of(values, text), fields.kinds))
+    if len(tagged) > 1:
+        return "", f"tags of several kinds: {', '.join(tagged)}"
+    kind = tagged[0] if tagged else default
+    return kind, "" if kind else "no kind"

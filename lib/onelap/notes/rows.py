@@ -1,26 +1,26 @@
-"""Rows of JSON-lines and CSV files; a row that is broken is told, and the next ones are read."""
+"""Rows of JSON-lines and CSV files; a broken row is reported, and the next ones are read."""
 
 import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from onelap.notes.files import MAX_BYTES
+from onelap.notes.encoding import MAX_BYTES
 
 TABLE_SUFFIXES = {".csv"}
 ROW_SUFFIXES = {".jsonl", ".ndjson", *TABLE_SUFFIXES}
 
-Row = tuple[int, int, dict | str]
-"""The line it ends on, how many rows it stands for, and its values or the reason why there are none."""
+Row = tuple[int, dict | str]
+"""The line it ends on, and its values or the reason why it has none."""
 
 
 def rows_of(path: Path, content: str) -> Iterator[Row]:
-    """The rows of a file with this content; its suffix says how they are written."""
+    """Yield the rows of a file with this content, whose suffix says how they are written."""
     return _table_rows(content) if path.suffix.lower() in TABLE_SUFFIXES else _json_rows(content)
 
 
-def json_row(line: str) -> dict | str:
-    """The values on a line, or the reason why there are none."""
+def parse_json_row(line: str) -> dict | str:
+    """Parse a line to its values, or return the reason why it has none."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -29,42 +29,40 @@ def json_row(line: str) -> dict | str:
 
 
 def value_of(values: dict, field: str) -> object:
-    """The field's value, whatever the case of its name."""
+    """Return the field's value, whatever the case of its name; None where there is no such field."""
     if field in values:
         return values[field]
-    return next(
-        (value for name, value in values.items() if isinstance(name, str) and name.lower() == field.lower()), None
-    )
+    return next((values[name] for name in values if isinstance(name, str) and name.lower() == field.lower()), None)
 
 
 def _json_rows(content: str) -> Iterator[Row]:
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
-            yield number, 1, json_row(line)
+            yield number, parse_json_row(line)
 
 
 def _table_rows(content: str) -> Iterator[Row]:
-    """Below a header; separated by commas, semicolons or tabs, whichever the header has most of."""
+    """Rows below a header; separated by commas, semicolons or tabs, whichever the header has most of."""
     csv.field_size_limit(MAX_BYTES)
     lines = content.split("\n")
     delimiter = max(",;\t", key=lines[0].count)
     try:
-        names, at = next(csv.reader(lines[:1], delimiter=delimiter), []), 1
+        names, start = next(csv.reader(lines[:1], delimiter=delimiter), []), 1
     except csv.Error as error:
-        yield 1, 1, f"broken header: {error}"
+        yield 1, f"broken header: {error}"
         return
-    while at < len(lines):
+    while start < len(lines):
         # Strict, so that a quote that is never closed is an error in its row, not the end of the table.
-        reader = csv.reader((line + "\n" for line in lines[at:]), delimiter=delimiter, strict=True)
-        read = 0
+        reader = csv.reader((line + "\n" for line in lines[start:]), delimiter=delimiter, strict=True)
+        last = 0
         try:
             for row in reader:
-                read = reader.line_num
+                last = reader.line_num
                 if len(row) == len(names):
-                    yield at + read, 1, dict(zip(names, row, strict=True))
+                    yield start + last, dict(zip(names, row, strict=True))
                 elif row:
-                    yield at + read, 1, f"{len(row)} columns under a header of {len(names)}"
+                    yield start + last, f"{len(row)} columns under a header of {len(names)}"
             return
         except csv.Error as error:
-            at += read + 1
-            yield at, 1, f"broken row: {error}"
+            start += last + 1
+            yield start, f"broken row: {error}"

@@ -1,12 +1,11 @@
 """Train, validation and test: stratified by kind, all notes of a source on one side, frozen.
 
-A random split flatters: notes of one author share subjects and phrases, and a classifier
-that has seen them is asked about the next author in daily use. Near-duplicates stay on one
-side with their sources, for the same reason. The test prefers notes of the style that will be
-sorted (raw ones), and leaves half of them to learn from.
+A random split flatters: notes of one author share subjects and phrases, and a classifier that has seen them is asked
+about the next author in daily use. Near-duplicates stay on one side with their sources for the same reason. The test
+prefers notes of the style that will be sorted (raw ones), and leaves half of them to learn from.
 
-Which note is in which part is kept in a file of its own, so that a vault may grow: a note that
-was in test stays in test, a new one goes where its source is.
+A file keeps the part of every note, so that a vault may grow: a note that was in test stays in test, and a new one goes
+where its source is.
 """
 
 import hashlib
@@ -23,37 +22,42 @@ from onelap.machine.names import normalize
 from onelap.machine.store import read_json, write_json
 
 PARTS = ["train", "validation", "test"]
-MIN_SOURCES = 3  # one for each part
-LARGEST_JOINED = 0.2  # of all notes; what hangs together beyond that shares a template, not subjects
-ORDERS = 20  # orders in which groups are tried; more did not find better splits
 SET_ASIDE = "set aside"
-PREFERRED_IN_TEST = 0.5  # of the notes of the preferred style, at most
+MIN_SOURCES = 3  # one for each part
+MAX_CLUSTER = 0.2  # of all notes; a larger cluster shares a template, not subjects
+ORDERS = 20  # in which clusters are tried; more did not find better splits
+MAX_ORDERED = 1000  # clusters; more are tried in one order only
+MAX_PREFERRED_IN_TEST = 0.5  # of the notes of the preferred style
 
 
 class FrozenSplit:
     """The part of every note that was ever split, in a file below `folder`.
 
-    Another notes' path, share or seed has a file of its own; to draw anew, delete the file. A
-    deleted note's entry stays, and touches no other note.
+    Another notes' path, share or seed has a file of its own; to draw anew, delete the file. The entry of a deleted note
+    stays, and affects no other note.
     """
 
     def __init__(self, folder: Path, notes_path: Path, shares: dict[str, float], seed: int):
         self.drawn_for = {"notes_path": str(notes_path.resolve()), "shares": shares, "seed": seed}
         digest = hashlib.sha256(json.dumps(self.drawn_for, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{notes_path.stem}_{digest[:10]}.json"
-
-        memory = read_json(self.path) if self.path.exists() else {"parts": {}, "by_source": None}
-        self.parts: dict[str, str] = memory["parts"]
+        stored = read_json(self.path) if self.path.exists() else {"parts": {}, "by_source": None}
+        self.parts: dict[str, str] = stored["parts"]
         """{id of a note: its part}; empty before the first split."""
-        self.by_source: bool | None = memory["by_source"]
+        self.by_source: bool | None = stored["by_source"]
         """Whether the notes were split by source; None before the first split."""
 
     def add(self, notes: pd.DataFrame, by_source: bool) -> None:
-        """Remember the column `part`; what was set aside is decided again next time."""
+        """Store the column `part`, except for notes that were set aside: these are decided again next time."""
         kept = notes[notes["part"] != SET_ASIDE]
         self.parts |= dict(zip(kept["id"], kept["part"], strict=True))
         self.by_source = by_source
         write_json(self.path, self.drawn_for | {"by_source": by_source, "parts": self.parts})
+
+
+def enough_sources(notes: pd.DataFrame) -> bool:
+    """Whether there are enough sources to keep each on one side."""
+    return notes.loc[notes["source"] != "", "source"].map(normalize).nunique() >= MIN_SOURCES
 
 
 def split_notes(
@@ -61,34 +65,39 @@ def split_notes(
     pairs: pd.DataFrame,
     shares: dict[str, float],
     seed: int,
-    remembered: dict[str, str],
+    frozen_parts: dict[str, str],
     by_source: bool,
     preferred: str = "",
 ) -> pd.DataFrame:
-    """Add the columns `group` and `part` (train, validation, test or set aside) to `notes`.
+    """Add the columns `cluster` and `part` (train, validation, test or set aside) to `notes`.
 
-    `pairs` are near-duplicates, by position in `notes`; `shares` those of validation and test among
-    all notes; `remembered` the parts of notes that were split before; `preferred` the style that
-    test prefers. A note without a source is its own group, and so is every note unless `by_source`.
-    Groups that share a near-duplicate go together. Where they cannot (they would be more than
-    `LARGEST_JOINED`, or the memory has them apart), one copy is set aside: the new one, or else the
-    one in train, or else in validation. A note that changed its source is set aside where the
-    other notes of that source are in another part. Of two copies in test, of
-    which one is of the preferred style, the other is set aside if it is new: the same thought is
-    tested once. Raises UserError where a part would be empty or a kind not be trained at all.
+    `pairs` are near-duplicates, by position in `notes`; `shares` are those of validation and test among all notes;
+    `frozen_parts` is {id: part} of earlier splits; `preferred` is the style that the test prefers. A cluster holds the
+    notes of one source (a single note without a source, or unless `by_source`), and those of the sources that share a
+    near-duplicate with it.
+
+    A note is set aside where its cluster cannot stay together:
+
+    - Of two near-duplicates in different parts (their cluster would exceed `MAX_CLUSTER`, or the frozen split has them
+      apart) the new one goes, else the one in train, else the one in validation.
+    - A note that changed its source goes where the other notes of that source are in another part.
+    - Of two near-duplicates in test, of which one is of the preferred style, the other one goes if it is new: the same
+      thought is tested once.
+
+    Raises UserError where a part would be empty, or a kind would have no note in train.
     """
     known = (notes["source"] != "") & by_source
-    group, names = pd.factorize(("source " + notes["source"].map(normalize)).where(known, "note " + notes["id"]))
-    linked = coo_array((np.ones(len(pairs)), (group[pairs["first"]], group[pairs["second"]])), shape=[len(names)] * 2)
-    joined = connected_components(linked, directed=False)[1][group]
-    too_large = np.bincount(joined)[joined] > LARGEST_JOINED * len(notes)
-    joined = np.unique(np.where(too_large, len(names) + group, joined), return_inverse=True)[1]
+    source, names = pd.factorize(("source " + notes["source"].map(normalize)).where(known, "note " + notes["id"]))
+    linked = coo_array((np.ones(len(pairs)), (source[pairs["first"]], source[pairs["second"]])), shape=[len(names)] * 2)
+    cluster = connected_components(linked, directed=False)[1][source]
+    too_large = np.bincount(cluster)[cluster] > MAX_CLUSTER * len(notes)
+    cluster = np.unique(np.where(too_large, len(names) + source, cluster), return_inverse=True)[1]
 
-    rank = notes["id"].map(remembered).map(PARTS.index, na_action="ignore")  # test is the last and the most protected
-    by_group = pd.Series(_usual_rank(rank, group, len(names))[group])
-    placed = by_group.fillna(by_group.groupby(joined).transform("max"))
+    rank = notes["id"].map(frozen_parts).map(PARTS.index, na_action="ignore")
+    of_source = pd.Series(_usual_rank(rank, source, len(names))[source])
+    placed = of_source.fillna(of_source.groupby(cluster).transform("max"))
     like_test = (notes["style"] == preferred) & (preferred != "")
-    placed = placed.fillna(_place(notes["kind"], like_test, joined, placed, shares, seed)).astype(int).to_numpy()
+    placed = placed.fillna(_place(notes["kind"], like_test, cluster, placed, shares, seed)).astype(int).to_numpy()
 
     new = rank.isna().to_numpy()
     moved = ~new & (rank != placed).to_numpy()
@@ -102,20 +111,20 @@ def split_notes(
             f"{missing} is left; add notes from other sources, name another source_field, or delete the split's file "
             "in split_dir to draw anew"
         )
-    return notes.assign(group=joined, part=part)
+    return notes.assign(cluster=cluster, part=part)
 
 
-def _usual_rank(rank: pd.Series, group: np.ndarray, groups: int) -> np.ndarray:
-    """(groups,) where most of a group's notes are, the more protected of equals; NaN for a new group."""
-    counts = np.zeros((groups, len(PARTS)))
+def _usual_rank(rank: pd.Series, source: np.ndarray, sources: int) -> np.ndarray:
+    """(sources,) position in PARTS where most notes of a source are, the later of equals; NaN for a new source."""
+    counts = np.zeros((sources, len(PARTS)))
     old = rank.notna().to_numpy()
-    np.add.at(counts, (group[old], rank[old].astype(int)), 1)
+    np.add.at(counts, (source[old], rank[old].astype(int)), 1)
     usual = len(PARTS) - 1 - counts[:, ::-1].argmax(axis=1)
     return np.where(counts.any(axis=1), usual, np.nan)
 
 
 def _copies(pairs: pd.DataFrame, placed: np.ndarray, new: np.ndarray, like_test: pd.Series) -> np.ndarray:
-    """(notes,) which of two near-duplicates is set aside, where they are in two parts or one in test is enough."""
+    """(notes,) which near-duplicates are set aside, because their pair is apart or would be tested twice."""
     aside = np.zeros(len(placed), dtype=bool)
     first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
     apart = placed[first] != placed[second]
@@ -129,47 +138,42 @@ def _copies(pairs: pd.DataFrame, placed: np.ndarray, new: np.ndarray, like_test:
     return aside
 
 
-def enough_sources(notes: pd.DataFrame) -> bool:
-    """Whether there are enough sources to keep each on one side."""
-    return notes.loc[notes["source"] != "", "source"].map(normalize).nunique() >= MIN_SOURCES
-
-
 def _place(
-    kinds: pd.Series, like_test: pd.Series, joined: np.ndarray, placed: pd.Series, shares: dict[str, float], seed: int
+    kinds: pd.Series, like_test: pd.Series, cluster: np.ndarray, placed: pd.Series, shares: dict[str, float], seed: int
 ) -> pd.Series:
-    """(notes,) parts as positions in PARTS; a group without one goes where its kinds are missing most.
+    """(notes,) positions in PARTS; a cluster without one goes where its kinds are missing most.
 
-    Greedy, the largest groups first, as scikit-learn's StratifiedGroupKFold does for parts of
-    equal size; the best of several orders is taken.
+    Greedy, the largest clusters first, as scikit-learn's StratifiedGroupKFold does for parts of equal size; the best of
+    several orders is taken.
     """
     strata = pd.get_dummies(kinds + like_test.map({True: " preferred", False: ""}), dtype=float)
-    by_group = strata.groupby(joined).sum().to_numpy()  # (groups, strata)
-    old = strata.groupby(placed.to_numpy()).sum().reindex(range(len(PARTS)), fill_value=0.0).to_numpy()
+    by_cluster = strata.groupby(cluster).sum().to_numpy()  # (clusters, strata)
+    frozen = strata.groupby(placed.to_numpy()).sum().reindex(range(len(PARTS)), fill_value=0.0).to_numpy()
     target = _targets(kinds, like_test, strata, shares)
-    sizes = by_group.sum(axis=1)
+    sizes = by_cluster.sum(axis=1)
     # One large source in a small part makes its figure that source's: variance grows with the squared sizes.
     lumpiness = np.outer(sizes**2, 1 / target.sum(axis=1))
-    waiting = np.unique(joined[placed.isna()])
-    best, least = np.zeros(len(by_group), dtype=int), np.inf
-    for order in range(ORDERS if len(waiting) < 1000 else 1):
+    waiting = np.unique(cluster[placed.isna()])
+    best, least = np.zeros(len(by_cluster), dtype=int), np.inf
+    for order in range(ORDERS if len(waiting) < MAX_ORDERED else 1):
         queue = np.random.default_rng([seed, order]).permutation(waiting)
         queue = queue[np.argsort(-sizes[queue], kind="stable")]
-        counts, choice = old.copy(), np.zeros(len(by_group), dtype=int)
+        counts, choice = frozen.copy(), np.zeros(len(by_cluster), dtype=int)
         for number in queue:
-            growth = _off(counts + by_group[number], target) - _off(counts, target)
+            growth = _distance(counts + by_cluster[number], target) - _distance(counts, target)
             choice[number] = (growth + lumpiness[number]).argmin()
-            counts[choice[number]] += by_group[number]
+            counts[choice[number]] += by_cluster[number]
         for empty in np.flatnonzero(counts.sum(axis=1) == 0):  # few large sources: each part needs one
-            left = counts[0] - by_group  # what train would keep
-            enough = (left >= np.sign(by_group)).all(axis=1)
+            left = counts[0] - by_cluster  # what train would keep
+            enough = (left >= np.sign(by_cluster)).all(axis=1)
             spared = [number for number in queue if choice[number] == 0 and enough[number]]
             if spared:
                 choice[spared[-1]] = empty
-                counts[[0, empty]] += [-by_group[spared[-1]], by_group[spared[-1]]]
-        off = _off(counts, target).sum() + lumpiness[waiting, choice[waiting]].sum()
-        if off < least:
-            best, least = choice, off
-    return pd.Series(best[joined])
+                counts[[0, empty]] += [-by_cluster[spared[-1]], by_cluster[spared[-1]]]
+        distance = _distance(counts, target).sum() + lumpiness[waiting, choice[waiting]].sum()
+        if distance < least:
+            best, least = choice, distance
+    return pd.Series(best[cluster])
 
 
 def _targets(kinds: pd.Series, like_test: pd.Series, strata: pd.DataFrame, shares: dict[str, float]) -> np.ndarray:
@@ -177,14 +181,14 @@ def _targets(kinds: pd.Series, like_test: pd.Series, strata: pd.DataFrame, share
     in_all = strata.sum()
     in_test = {}
     for kind, preferred in like_test.groupby(kinds):
-        wanted, there = shares["test"] * len(preferred), preferred.sum()
-        taken = min(wanted, max(PREFERRED_IN_TEST, shares["test"]) * there)
+        wanted, available = shares["test"] * len(preferred), preferred.sum()
+        taken = min(wanted, max(MAX_PREFERRED_IN_TEST, shares["test"]) * available)
         in_test |= {f"{kind} preferred": taken, kind: wanted - taken}
     test = in_all.index.map(in_test).to_numpy(dtype=float)
     validation = (in_all.to_numpy() - test) * shares["validation"] / (1 - shares["test"])
     return np.stack([in_all.to_numpy() - test - validation, validation, test])
 
 
-def _off(counts: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(parts,) how far counts are from the target: chi-squared, where less than one note counts as one."""
+def _distance(counts: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(parts,) distance of counts from the target: chi-squared, where less than one note counts as one."""
     return ((counts - target) ** 2 / np.maximum(target, 1)).sum(axis=1)

@@ -1,0 +1,1 @@
+"""Training the adapter: 03_train."""

@@ -1,4 +1,4 @@
-"""What happens beside a training: its log, its end when time is up, its checkpoints."""
+"""Callbacks of a training: its log, its end when time is up, and its checkpoints."""
 
 import json
 import math
@@ -8,47 +8,46 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from onelap.machine.gpus import cards
+from onelap.machine.gpus import list_gpus
 from onelap.machine.memory import peak_memory_gb
 from onelap.machine.progress import ProgressLine
 from onelap.machine.store import write_text
 
-TEMPERATURE_EVERY = 10.0  # seconds; asking the driver takes a tenth of one
+TEMPERATURE_SECONDS = 10.0  # between two questions to the driver, which take a tenth of a second
 
 
 class TrainingLog(TrainerCallback):
-    """Writes `training/log.jsonl` as things happen, and says how far the training is.
+    """Writes `training/log.jsonl` while the training runs, and shows its progress.
 
-    One line for each step (loss, learning rate, norm of the gradient, seconds), for each pass over the
-    validation notes, and for each concession to memory; all with elapsed seconds, memory and the
-    card's temperature.
+    There is one line for each step (loss, learning rate, gradient norm, seconds), for each pass over the validation
+    notes, and for each concession to memory; all with elapsed seconds, memory in GB and the card's temperature in °C.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.started = time.perf_counter()
-        self.asked, self.temperature = -math.inf, None
+        self.temperature_time, self.temperature = -math.inf, None
 
     def on_train_begin(self, args, state, control, **_):
-        """Go on with the log of an interrupted training as it was at the checkpoint."""
+        """Continue the log of an interrupted training from its checkpoint."""
         if not state.is_world_process_zero:
             return
-        kept = [line for line in _whole_lines(self.path) if line["step"] <= state.global_step]
+        kept = [line for line in _complete_lines(self.path) if line["step"] <= state.global_step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         before = max((line["elapsed_seconds"] for line in kept), default=0.0)
-        self.started = self.last = time.perf_counter() - before
+        self.started = self.step_started = time.perf_counter() - before
         self.line, self.first_step = ProgressLine(state.max_steps, "step"), state.global_step
 
     def on_step_begin(self, args, state, control, **_):
         """Start the step's clock, after a validation pass has run."""
-        self.last = time.perf_counter()
+        self.step_started = time.perf_counter()
 
     def on_step_end(self, args, state, control, **_):
         """Stop the step's clock, before a validation pass runs."""
-        self.step_seconds = time.perf_counter() - self.last
+        self.step_seconds = time.perf_counter() - self.step_started
 
     def on_log(self, args, state, control, logs, **_):
-        """One line for each training step and for each validation pass, from one process."""
+        """Write one line for each training step and each validation pass, from one process."""
         if not state.is_world_process_zero:
             return
         if not math.isfinite(logs.get("loss", logs.get("eval_loss", 0.0))):
@@ -63,9 +62,8 @@ class TrainingLog(TrainerCallback):
             )
             self.line.show(state.global_step, self.first_step, f", loss {logs['loss']:.3f}")
         elif "eval_loss" in logs:
-            self.write(
-                state, **{f"validation_{name}": logs[f"eval_{name}"] for name in ("loss", "accuracy", "macro_f1")}
-            )
+            rates = {f"validation_{name}": logs[f"eval_{name}"] for name in ("loss", "accuracy", "macro_f1")}
+            self.write(state, **rates)
 
     def write(self, state, **content: object) -> None:
         """Add a line about the step that the Trainer's `state` is at."""
@@ -76,10 +74,10 @@ class TrainingLog(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
     def _temperature(self) -> float | None:
-        """Of the card, in degrees Celsius, some seconds old at most."""
-        if torch.cuda.is_available() and time.monotonic() - self.asked > TEMPERATURE_EVERY:
-            self.asked = time.monotonic()
-            self.temperature = next((card.temperature for card in cards()), None)
+        """The card's temperature in °C, at most `TEMPERATURE_SECONDS` old."""
+        if torch.cuda.is_available() and time.monotonic() - self.temperature_time > TEMPERATURE_SECONDS:
+            self.temperature_time = time.monotonic()
+            self.temperature = next((card.temperature for card in list_gpus()), None)
         return self.temperature
 
 
@@ -90,8 +88,8 @@ class Budget(TrainerCallback):
         self.ends = time.monotonic() + seconds
 
     def on_step_end(self, args, state, control, **_):
-        """At least one step is made."""
-        if _agreed(args, time.monotonic() >= self.ends):
+        """Check the clock after each step, so that at least one step is made."""
+        if _first_process_decides(args, time.monotonic() >= self.ends):
             control.should_evaluate = control.should_save = control.should_training_stop = True
 
 
@@ -102,34 +100,32 @@ class Checkpoints(TrainerCallback):
         self.seconds = 60 * minutes
 
     def on_train_begin(self, args, state, control, **_):
-        """What was done before does not count."""
+        """Start the clock."""
         self.saved = time.monotonic()
 
     def on_step_end(self, args, state, control, **_):
-        """Between two steps, where the state is whole."""
-        if _agreed(args, time.monotonic() - self.saved >= self.seconds):
+        """Check the clock between two steps, where the state is complete."""
+        if _first_process_decides(args, time.monotonic() - self.saved >= self.seconds):
             control.should_save = True
 
     def on_save(self, args, state, control, **_):
-        """Also after a checkpoint that a validation pass asked for."""
+        """Start the clock again, also after a checkpoint that a validation pass asked for."""
         self.saved = time.monotonic()
 
 
-def _agreed(args, decision: bool) -> bool:
+def _first_process_decides(args, decision: bool) -> bool:
     """The first process's decision, where several share a training: their clocks differ, and all must do the same."""
     if args.world_size == 1:
         return decision
-    told = torch.tensor(float(decision), device=args.device)
-    torch.distributed.broadcast(told, 0)
-    return bool(told)
+    message = torch.tensor(float(decision), device=args.device)
+    torch.distributed.broadcast(message, 0)
+    return bool(message)
 
 
-def _whole_lines(path: Path) -> list[dict]:
-    """Of a log whose last line may have been cut off."""
-    if not path.exists():
-        return []
+def _complete_lines(path: Path) -> list[dict]:
+    """The lines of a log, up to one that was cut off."""
     lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(line))
         except ValueError:

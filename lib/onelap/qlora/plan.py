@@ -1,8 +1,8 @@
-"""How much memory and time a training takes, before it is started.
+"""Memory and time of a training, predicted before it is started.
 
-Memory is predicted from a model's shape, by the parts named in `memory`; hours from the
-notes' tokens at a device's rate, or from some real steps on the longest batches where the base is here.
-All sizes are in units of 10⁹ bytes (GB), all rates in floating-point operations a second.
+Memory is predicted from a model's shape, by the parts named in `memory`. Hours come from the notes' tokens at a
+device's rate, or from some real steps on the longest batches where the base is on this machine. All sizes are in units
+of 10⁹ bytes (GB), all rates in floating-point operations a second.
 """
 
 import tempfile
@@ -17,38 +17,98 @@ import psutil
 import torch
 
 from onelap import PROJECT
-from onelap.arms.base import is_downloaded, load_tokenizer, locate_base, on_hub
+from onelap.arms.base import is_downloaded, load_tokenizer, locate_base
 from onelap.arms.prompts import Prompt, build_prompt
-from onelap.arms.shapes import SHAPES, Shape
+from onelap.machine import hub
 from onelap.machine.memory import SPARE_GB, peak_memory_gb
 from onelap.machine.precision import Precision
+from onelap.machine.store import read_json
 from onelap.notes.duplicates import drop_duplicates
-from onelap.notes.read import FIELD_PARAMETERS, Fields, locate_notes, read_notes
+from onelap.notes.fields import FIELD_PARAMETERS, Fields
+from onelap.notes.read import locate_notes, read_notes
 from onelap.qlora.recipe import Recipe
 
 EMBEDDED = str(PROJECT / "data" / "embedded_base")
-NF4 = 0.516  # bytes a weight with double quantization (Dettmers et al. 2023, arXiv 2305.14314, section 3)
-# CUDA's context and kernels; Python, its libraries and malloc's rest, more with a CUDA build of torch (measured).
+NF4_BYTES = 0.516  # a weight, with double quantization (Dettmers et al. 2023, arXiv 2305.14314, section 3)
+# CUDA's context and kernels; Python, its libraries and what malloc keeps, more with a CUDA build of torch (measured).
 CONTEXT_GB = {"cuda": 0.65, "cpu": 1.37 if torch.version.cuda else 1.0}
 ADAPTER_BYTES = {"cuda": 10, "cpu": 16}  # a LoRA weight: itself, gradient and Adam's two moments, 8-bit on a card
-AROUND = 1.15  # what optimizer, data, log, checkpoints and first passes add (embedded lap: 1.09 to 1.15, n = 3)
+OVERHEAD = 1.15  # optimizer, data, log, checkpoints and first passes (embedded lap: 1.09 to 1.15, n = 3)
 MEASURED_STEPS = 3  # on each of two batches
-EFFICIENCY = 0.35  # share of the measured matrix-product rate that a training step reaches; the aim, until measured
+EFFICIENCY = 0.35  # share of the measured matrix-product rate that a training step reaches; an aim, not yet measured
+CPU_LIMIT = 1e9  # linear weights; nobody trains more on a CPU
+CARDS = {  # peak operations a second in float16 with float32 accumulation (NVIDIA's whitepapers), GB
+    "RTX 2070": (29.9e12, 8.0),
+    "RTX 4070 Ti": (80.2e12, 12.0),
+}
 
 
-def shape_of(base_model: str) -> Shape:
-    """Of a model on this machine or one of `SHAPES`. Raises UserError for any other."""
-    return SHAPES.get(on_hub(base_model)[0]) or Shape.read(locate_base(base_model))
+@dataclass(frozen=True)
+class Shape:
+    """The part of a model's configuration that decides memory and time."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    key_value: int
+    """Width of keys and values: heads times their size."""
+    vocabulary: int
+    tied: bool
+    """Whether input embeddings and head are the same matrix."""
+
+    @classmethod
+    def read(cls, base: Path) -> "Shape":
+        """Read a model folder's config.json."""
+        config = read_json(base / "config.json")
+        heads = config["num_attention_heads"]
+        head_size = config.get("head_dim") or config["hidden_size"] // heads
+        return cls(
+            config["hidden_size"],
+            config["intermediate_size"],
+            config["num_hidden_layers"],
+            config.get("num_key_value_heads", heads) * head_size,
+            config["vocab_size"],
+            config.get("tie_word_embeddings", True),
+        )
+
+    @property
+    def linear(self) -> int:
+        """Count the weights of the linear layers in all blocks, which are quantized."""
+        attention = 2 * self.hidden**2 + 2 * self.hidden * self.key_value
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def embeddings(self) -> int:
+        """Count the weights of input embeddings and head."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    def adapter(self, rank: int) -> int:
+        """Count the LoRA weights on q, k, v, o, gate, up and down of every block."""
+        widths = 4 * self.hidden + 2 * (self.hidden + self.key_value) + 3 * (self.hidden + self.intermediate)
+        return self.layers * rank * widths
+
+
+SHAPES = {  # of the models that params/ names, from their config.json; so a plan needs no download
+    "Qwen/Qwen2.5-3B-Instruct": Shape(2048, 11008, 36, 256, 151936, tied=True),
+    "meta-llama/Llama-3.1-8B-Instruct": Shape(4096, 14336, 32, 1024, 128256, tied=False),
+}
+
+
+def download_size(base_model: str) -> str:
+    """Write how much there is to download, after a comma; empty for a model whose shape is unknown."""
+    shape = SHAPES.get(hub.split_name(base_model)[0])
+    return f", {2 * (shape.linear + shape.embeddings) / 1e9:.1f} GB" if shape else ""
 
 
 def memory(
     shape: Shape, rank: int, dropout: float, tokens: int, checkpointing: bool, device: str, width: int
 ) -> dict[str, float]:
-    """Predicted peak in GB by part; `tokens` is those of the longest micro-batch, `device` "cpu" or one like "cuda:0".
+    """Predict the peak in GB by part, for a longest micro-batch of so many `tokens`.
 
-    `width` is that of an activation in bytes, 2 or 4. Activations a token and block: what autograd keeps of norms,
-    projections, SwiGLU and LoRA (tests/test_plan.py counts it); with dropout each matrix keeps its own input and what
-    was dropped, one byte a value on a card. With checkpointing only each block's input and one block's.
+    `device` is "cpu" or one like "cuda:0"; `width` is that of an activation in bytes, 2 or 4. Activations a token and
+    block are what autograd keeps of norms, projections, SwiGLU and LoRA (tests/test_plan.py counts it); with dropout
+    each matrix keeps its own input and the mask, one byte a value on a card. With checkpointing only each block's input
+    and the activations of one block are kept.
     """
     device = device.partition(":")[0]
     mask = 1 if device == "cuda" else width
@@ -58,8 +118,8 @@ def memory(
         block += 4 * width * shape.hidden + mask * (6 * shape.hidden + shape.intermediate)
     kept = width * shape.hidden * shape.layers + block if checkpointing else block * shape.layers
     parts = {
-        "weights, NF4": NF4 * shape.linear,
-        "embeddings and head": width * shape.vocabulary * shape.hidden * (1 if shape.tied else 2),
+        "weights, NF4": NF4_BYTES * shape.linear,
+        "embeddings and head": width * shape.embeddings,
         "adapter, gradients, optimizer": ADAPTER_BYTES[device] * shape.adapter(rank),
         "activations": kept * tokens,
         "one matrix unpacked": 4 * shape.hidden * shape.intermediate,
@@ -69,21 +129,12 @@ def memory(
 
 
 def visible_gb(parts: dict[str, float], device: str) -> float:
-    """What of `memory`'s parts `peak_memory_gb` sees: all, but on a card not CUDA's own context."""
+    """Add up the parts that `peak_memory_gb` sees: all, but on a card not CUDA's own context."""
     return sum(size for part, size in parts.items() if device == "cpu" or part != "context")
 
 
-def floats_a_token(shape: Shape, checkpointing: bool) -> float:
-    """Floating-point operations of a training step for each token; attention adds some per cent at 512 tokens.
-
-    Two a weight forward and two backward for what flows through (the frozen weights get no gradient
-    of their own), and two more where activations are computed again.
-    """
-    return (6 if checkpointing else 4) * shape.linear
-
-
 def matmul_rate(precision: Precision) -> float:
-    """Measured operations a second of large matrix products in this device's compute format."""
+    """Measure the operations a second of large matrix products in this device's compute format."""
     size = 4096 if precision.device != "cpu" else 1024
     a, b = (torch.randn(size, size, device=precision.device, dtype=precision.compute) for _ in range(2))
 
@@ -98,31 +149,30 @@ def matmul_rate(precision: Precision) -> float:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is read in a training, in tokens, padding included."""
+    """The tokens that a training reads, padding included."""
 
     batches: int
     """Micro-batches an epoch."""
     tokens: int
-    """Of all micro-batches of an epoch."""
+    """In all micro-batches of an epoch."""
     longest: int
-    """Of the largest micro-batch."""
+    """In the largest micro-batch."""
     validation: tuple[int, int]
     """Batches and tokens of a validation pass."""
 
     @classmethod
     def of(cls, train: list[int], validation: list[int], micro_batch: int, validation_batch: int) -> "Workload":
-        """From the notes' lengths in tokens, with prompt and answers; notes of a length share a batch."""
+        """Count from the notes' lengths in tokens, with prompt and answers; notes of similar length share a batch."""
         sizes, validation_sizes = _batch_sizes(train, micro_batch), _batch_sizes(validation, validation_batch)
         return cls(len(sizes), sum(sizes), max(sizes), (len(validation_sizes), sum(validation_sizes)))
 
 
 def workload_of(trainer) -> Workload:
-    """Of a `KindTrainer` that was built."""
-    answers = sum(map(len, trainer.prompt.branches))
+    """Count the workload of a `KindTrainer`."""
+    answers, arguments = sum(map(len, trainer.prompt.branches)), trainer.args
     train, validation = (
         [len(row["input_ids"]) + answers for row in rows] for rows in (trainer.train_dataset, trainer.eval_dataset)
     )
-    arguments = trainer.args
     return Workload.of(train, validation, arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size)
 
 
@@ -135,31 +185,26 @@ def _batch_sizes(lengths: list[int], batch: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a batch: so many for the batch itself and so many for each token."""
+    """Seconds of a batch: a fixed part, and a part for each token."""
 
     batch: float
     token: float
 
-    @classmethod
-    def of_rate(cls, floats: float, rate: float) -> "Pace":
-        """Where nothing can be measured: operations a token at `EFFICIENCY` of a device's rate."""
-        return cls(0.0, floats / (EFFICIENCY * rate))
-
     def seconds(self, batches: float, tokens: float) -> float:
-        """Of all these batches."""
+        """Compute the seconds of so many batches with so many tokens in all."""
         return self.batch * batches + self.token * tokens
 
 
 def training_seconds(workload: Workload, epochs: float, evaluations: int, step: Pace, forward: Pace) -> float:
-    """Predicted seconds of all steps and all validation passes."""
+    """Predict the seconds of all steps and all validation passes."""
     passes = forward.seconds(*workload.validation) * evaluations
-    return AROUND * (step.seconds(workload.batches, workload.tokens) * epochs + passes)
+    return OVERHEAD * (step.seconds(workload.batches, workload.tokens) * epochs + passes)
 
 
 def measure(trainer) -> tuple[Pace, Pace]:
-    """Pace of training steps, but for the optimizer, and of forward passes, on the longest batch and a middling one.
+    """Measure the pace of training steps without optimizer, and of forward passes.
 
-    Nothing is learnt from them, and the training's random numbers stay the same.
+    On the longest batch and a middling one. No weight changes, and the training's random numbers stay the same.
     """
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
@@ -180,31 +225,24 @@ def measure(trainer) -> tuple[Pace, Pace]:
                         loss = trainer.compute_loss(model, batch)
                 model.zero_grad()
                 loss.item()  # waits for the card
-                longest = max(map(len, batch["input_ids"])) + answers
+                longest = max(map(len, batch["prompts"])) + answers
                 points.append((len(notes) * longest, time.perf_counter() - start))
-            paces.append(_fitted(points[len(samples) :]))  # the first ones warm up
+            paces.append(_fit_pace(points[len(samples) :]))  # the first ones warm up
     return paces[0], paces[1]
 
 
-def _fitted(points: list[tuple[int, float]]) -> Pace:
-    """The median seconds at the largest and the smallest batch, and a line through them that never falls."""
-    table = {tokens: np.median([seconds for found, seconds in points if found == tokens]) for tokens, _ in points}
-    (large, slow), (small, fast) = max(table.items()), min(table.items())
+def _fit_pace(points: list[tuple[int, float]]) -> Pace:
+    """A line, which never falls, through the median seconds at the largest and the smallest batch."""
+    medians = {tokens: np.median([seconds for size, seconds in points if size == tokens]) for tokens, _ in points}
+    (large, slow), (small, fast) = max(medians.items()), min(medians.items())
     token = max(0.0, (slow - fast) / (large - small)) if large > small else 0.0
     token = min(token, fast / small) or slow / large
     return Pace(max(0.0, float(fast - token * small)), float(token))
 
 
-LARGE = 1e9  # linear weights, beyond which nobody trains on a CPU
-CARDS = {  # peak operations a second in float16 with float32 accumulation (NVIDIA's whitepapers), GB free
-    "RTX 2070": (29.9e12, 8.0),
-    "RTX 4070 Ti": (80.2e12, 12.0),
-}
-
-
 @dataclass(frozen=True)
 class Setting:
-    """The parameters that decide what a training costs."""
+    """The parameters that decide memory and time of a training."""
 
     max_length: int
     epochs: float
@@ -217,13 +255,13 @@ class Setting:
 
     @classmethod
     def of(cls, parameters: dict) -> "Setting":
-        """From all parameters of a lap."""
+        """Pick the setting from all parameters of a lap."""
         return cls(**{field.name: parameters[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a training on these notes would cost, before anything is loaded."""
+    """Predicts memory and hours of a training on these notes, before anything is loaded."""
 
     shape: Shape
     notes: list[int]
@@ -238,42 +276,44 @@ class Forecast:
     rate: float
     """Operations a second of matrix products."""
     memory_gb: float
-    """What there is of it."""
-    on: str
-    """Which machine is meant, in words."""
+    """Memory that is available."""
+    machine: str
+    """The machine that is meant, in words."""
     here: bool
     """Whether that is this machine."""
     hours: float
-    """What may be spent."""
+    """Time that may be spent."""
 
     def cost(self, setting: Setting) -> tuple[dict[str, float], float]:
-        """Predicted memory by part in GB, and hours."""
+        """Predict memory by part in GB, and hours."""
         room = setting.max_length - self.around
         lengths = [min(note, room) + self.around for note in self.notes]
         workload = Workload.of(lengths, lengths[: self.validation], setting.micro_batch, setting.effective_batch)
         rank, dropout, checkpointing = setting.lora_rank, setting.lora_dropout, setting.gradient_checkpointing
         parts = memory(self.shape, rank, dropout, workload.longest, checkpointing, self.device, self.width)
-        step = Pace.of_rate(floats_a_token(self.shape, checkpointing), self.rate)
-        forward = Pace.of_rate(2 * self.shape.linear, self.rate)
+        # Two operations a weight forward and two backward (the frozen weights get no gradient of their own), and two
+        # more where activations are computed again; attention adds some per cent at 512 tokens.
+        weights = self.shape.linear / (EFFICIENCY * self.rate)
+        step, forward = Pace(0.0, (6 if checkpointing else 4) * weights), Pace(0.0, 2 * weights)
         return parts, training_seconds(workload, setting.epochs, setting.evaluations, step, forward) / 3600
 
-    def exceeded(self, setting: Setting) -> tuple[float, float]:
-        """How much too large memory and hours are, as shares of what there is; zeros where it fits."""
+    def excess(self, setting: Setting) -> tuple[float, float]:
+        """Compute the excess of memory and of hours, as shares of what is available; zeros where the training fits."""
         parts, hours = self.cost(setting)
         return max(0.0, sum(parts.values()) / self.memory_gb - 1), max(0.0, hours / self.hours - 1)
 
-    def proposal(self, setting: Setting) -> tuple[Setting, list[str]]:
-        """The changes that make it fit, or come nearest to it: those that cost least first."""
-        changes, excess = {}, sum(self.exceeded(setting))
+    def propose(self, setting: Setting) -> tuple[Setting, list[str]]:
+        """Change the setting so that it fits, or comes nearest to it; changes that cost least come first."""
+        changes, excess = {}, sum(self.excess(setting))
         for name, value, cost in self._changes(setting):
             changed = replace(setting, **{name: value})
-            rest = sum(self.exceeded(changed))
+            rest = sum(self.excess(changed))
             if rest < excess:
                 setting, excess, changes[name] = changed, rest, f"{name}={value} ({cost})"
         return setting, list(changes.values())
 
     def _changes(self, setting: Setting) -> Iterator[tuple[str, object, str]]:
-        too_large, too_slow = self.exceeded(setting)
+        too_large, too_slow = self.excess(setting)
         if too_large:
             for size in range(setting.micro_batch - 1, 0, -1):
                 if setting.effective_batch % size == 0:
@@ -292,40 +332,40 @@ class Forecast:
 
 
 def forecast(parameters: dict, precision: Precision) -> Forecast:
-    """From the parameters of a lap: reads the notes, and of the base its configuration only.
+    """Make a forecast from the parameters of a lap: reads the notes, and of the base only its configuration.
 
-    Where the base is not on this machine, tokens are counted by the embedded base's tokenizer, whose
-    vocabulary is small: rather too many than too few. Raises UserError for notes or a base that
-    cannot be read.
+    Where the base is not on this machine, tokens are counted by the embedded base's tokenizer, whose vocabulary is
+    small: it counts too many rather than too few. Raises UserError for notes or a base that cannot be read.
     """
     notes, prompt = _notes_and_prompt(parameters)
+    name, setting = parameters["base_model"], Setting.of(parameters)
+    shape = SHAPES.get(hub.split_name(name)[0]) or Shape.read(locate_base(name))
     kept = round(len(notes) * (1 - parameters["test_share"] - parameters["validation_share"]))
-    lengths = [len(prompt.note_tokens(text)) for text in notes["text"]]
-    shape, setting = shape_of(parameters["base_model"]), Setting.of(parameters)
+    lengths = [len(prompt.note_tokens(text)) for text in notes["text"]][:kept]
     around = sum(map(len, [prompt.before, prompt.after, *prompt.branches]))
     validation = round(len(notes) * parameters["validation_share"])
 
-    def on(device: str, width: int, rate: float, memory_gb: float, words: str, here: bool = True) -> Forecast:
+    def on(device: str, width: int, rate: float, memory_gb: float, machine: str, here: bool = True) -> Forecast:
         hours = parameters["time_budget_hours"]
-        return Forecast(shape, lengths[:kept], around, validation, device, width, rate, memory_gb, words, here, hours)
+        return Forecast(shape, lengths, around, validation, device, width, rate, memory_gb, machine, here, hours)
 
     width = precision.compute.itemsize
     if precision.device != "cpu":
-        # CUDA's context is among the parts, and once it has been asked not free any more.
+        # CUDA's context is among the parts, and once torch has asked for the free memory it is no longer free.
         free = torch.cuda.mem_get_info()[0] / 1e9 + CONTEXT_GB["cuda"] - SPARE_GB
         return on("cuda", width, matmul_rate(precision), free, "free on this card")
-    if shape.linear < LARGE:
+    if shape.linear < CPU_LIMIT:
         return on("cpu", width, matmul_rate(precision), psutil.virtual_memory().available / 1e9, "free on this machine")
     assumed = [
         on("cuda", 2, rate, size - SPARE_GB, f"on an {card}; there is no card here", here=False)
         for card, (rate, size) in CARDS.items()
     ]
-    return next((one for one in assumed if not one.exceeded(setting)[0]), assumed[-1])
+    return next((one for one in assumed if not one.excess(setting)[0]), assumed[-1])
 
 
 def rehearse(parameters: dict, precision: Precision) -> tuple[float, float]:
-    """Hours of training and GB at the peak, from some real steps on the longest notes; the base must be here."""
-    from onelap.qlora.training import prepare_trainer
+    """Predict hours of training and GB at the peak from some real steps on the longest notes; needs the base."""
+    from onelap.qlora.training import prepare_trainer  # takes seconds, which a forecast need not wait for
 
     notes, prompt = _notes_and_prompt(parameters)
     tested, validated = (round(len(notes) * parameters[f"{part}_share"]) for part in ("test", "validation"))
@@ -338,11 +378,10 @@ def rehearse(parameters: dict, precision: Precision) -> tuple[float, float]:
 
 
 def _notes_and_prompt(parameters: dict) -> tuple[pd.DataFrame, Prompt]:
-    """The labelled notes without duplicates, shuffled, and the prompt they are put in."""
-    found = Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
-    notes, _ = drop_duplicates(read_notes(locate_notes(parameters["notes_path"]), found).notes, {})
-    present = [kind for kind in found.kinds if kind in set(notes["kind"])]
+    """The labelled notes without duplicates, shuffled, and their prompt."""
+    fields = Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
+    notes, _ = drop_duplicates(read_notes(locate_notes(parameters["notes_path"]), fields).notes, {})
+    present = [kind for kind in fields.kinds if kind in set(notes["kind"])]
     name = parameters["base_model"]
     tokenizer = load_tokenizer(locate_base(name if is_downloaded(name) else EMBEDDED))
-    prompt = build_prompt(tokenizer, present, parameters["max_length"])
-    return notes.sample(frac=1, random_state=0), prompt
+    return notes.sample(frac=1, random_state=0), build_prompt(tokenizer, present, parameters["max_length"])

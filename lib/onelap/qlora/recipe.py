@@ -1,4 +1,4 @@
-"""What a training is asked to do."""
+"""The hyper-parameters of a training."""
 
 import os
 from dataclasses import dataclass, fields
@@ -8,33 +8,26 @@ from onelap import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters of one training."""
+    """Hyper-parameters of one training; the notebook's parameters say what each means."""
 
     epochs: float
     learning_rate: float
     effective_batch: int
-    """Notes an optimizer step."""
     micro_batch: int
-    """Notes a forward pass; the rest of the effective batch is accumulated."""
     lora_rank: int
     lora_alpha: int
     lora_dropout: float
     gradient_checkpointing: bool
     label_temperature: float
-    """What the kinds' scores are divided by in the loss; above 1 they are driven further apart."""
     evaluations: int
-    """Passes over the validation notes, evenly spread; the best one's adapter is kept."""
     seed: int
     checkpoint_minutes: float = 10.0
-    """At most so much training is lost when the machine stops."""
     report_to: str = "none"
-    """Who else is told what the log is told: "tensorboard" or "wandb"."""
     allow_upload: bool = False
-    """Without it Weights & Biases keeps what it is told in the training folder."""
 
     @classmethod
     def of(cls, parameters: dict) -> "Recipe":
-        """From all parameters of a lap."""
+        """Pick the hyper-parameters from all parameters of a lap."""
         return cls(**{field.name: parameters[field.name] for field in fields(cls)})
 
     @property
@@ -50,12 +43,12 @@ class Recipe:
 
 
 def processes() -> int:
-    """How many share this training; what launched them says so."""
+    """Count the processes that share this training, from what their launcher has set."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def accumulation_steps(effective_batch: int, micro_batch: int) -> int:
-    """Micro-batches an optimizer step. Raises UserError where they do not fill the batch exactly."""
+    """Compute micro-batches an optimizer step. Raises UserError where they do not fill the batch exactly."""
     steps, rest = divmod(effective_batch, micro_batch)
     if rest or not steps:
         raise UserError(f"micro_batch: expected a divisor of effective_batch {effective_batch}, found {micro_batch}")

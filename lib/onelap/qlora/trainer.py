@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer for our question: its loss, what it gives up for memory, and its checkpoints."""
+"""TRL's SFTTrainer for one question, which kind a note is: its loss, its use of memory, and its checkpoints."""
 
 import hashlib
 import importlib.metadata
@@ -19,8 +19,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from onelap import UserError
 from onelap.arms.prompts import MIN_NOTE_TOKENS, Prompt
 from onelap.arms.scoring import answer_log_likelihoods, lay_out
-from onelap.machine.memory import Pieces, give_back, ran_out
+from onelap.machine.memory import Pieces, is_out_of_memory, release_memory
 from onelap.machine.precision import Precision
+from onelap.machine.tensors import random_state, read_state, set_random_state, write_state
 from onelap.qlora import checkpoints
 from onelap.qlora.log import Checkpoints, TrainingLog
 from onelap.qlora.recipe import Recipe
@@ -32,16 +33,17 @@ if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not 
     )
 from trl import SFTConfig, SFTTrainer
 
-SPELLING = 0.02  # nats of a label count this much beside those between the kinds (docs/LOG.md)
-WATCHING = ("checkpoint_minutes", "report_to", "allow_upload")  # of a recipe: changes nothing that is learnt
+LABEL_LOSS_WEIGHT = 0.02  # of the label's own likelihood, beside the loss between the kinds (docs/LOG.md)
+WITHOUT_EFFECT = ("checkpoint_minutes", "report_to", "allow_upload")  # parts of a recipe that change no weight
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")  # that a checkpoint depends on
-SHORTER = 0.75  # of a note's tokens are left at each rung that cuts texts
+SHORTENING = 0.75  # of a note's tokens are kept at each rung of the ladder that cuts texts
+WARMUP = 0.05  # of all steps
 
 
 class ByLength(LengthGroupedSampler):
-    """Notes of like length together, in an order that depends on seed and epoch alone.
+    """Samples notes of similar length together, in an order that depends on seed and epoch alone.
 
-    So a training that is taken up in the middle of an epoch sees the rest of that very epoch.
+    So a training that resumes in the middle of an epoch sees the rest of that very epoch.
     """
 
     def __init__(self, lengths: list[int], batch: int, seed: int, epoch: Callable[[], int]):
@@ -54,14 +56,14 @@ class ByLength(LengthGroupedSampler):
 
 
 class KindTrainer(SFTTrainer):
-    """SFTTrainer that learns the very question the model is asked: which of the kinds, not which of all tokens.
+    """SFTTrainer that learns the question the model will be asked: which of the kinds, not which of all tokens.
 
-    The loss is the cross-entropy over the kinds of what `scoring` computes, and a little of the usual
-    one, the label's own likelihood, so that the model can still say what it chooses. No logits are
-    computed for the prompt.
+    The loss is the cross-entropy over the kinds of what `arms.scoring` computes, plus `LABEL_LOSS_WEIGHT` times the
+    usual one, the label's own likelihood, so that the model can still write its answer. No logits are computed for the
+    prompt.
 
-    Where memory runs out it goes down a ladder and repeats the micro-batch: smaller pieces of it, then gradient
-    checkpointing, then shorter texts. Its checkpoints are those of `onelap.checkpoints`.
+    Where memory runs out the trainer goes down a ladder and repeats the micro-batch: smaller pieces of it, then
+    gradient checkpointing, then shorter texts. Its checkpoints are those of `qlora.checkpoints`.
     """
 
     def __init__(
@@ -78,29 +80,28 @@ class KindTrainer(SFTTrainer):
         self.prompt, self.recipe, self.precision, self.training_log = prompt, recipe, precision, log
         self.base_digest = base_digest
         self.piece, self.note_budget, self.validation_budget = (
-            recipe.micro_batch,
-            prompt.note_budget,
+            *(recipe.micro_batch, prompt.note_budget),
             prompt.note_budget,
         )
         self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
         self.rungs: list[str] = []
         """What was given up for want of memory, in order."""
-        self.ended = False
-        """Whether an earlier session came to the end of this training; then only its best adapter is loaded."""
+        self.finished = False
+        """Whether an earlier session finished this training; then only its best adapter is loaded."""
         self.step_inputs: list[dict] = []
-        """Micro-batches of the optimizer step under way."""
+        """Micro-batches of the current optimizer step."""
 
     @property
     def sharded(self) -> bool:
-        """Whether the base is spread over processes, whose forward passes then must be the same in number and order."""
+        """Whether the base is spread over processes, which must then make the same forward passes in the same order."""
         return self.is_distributed_loading_by_transformers
 
     @property
     def fingerprint(self) -> dict:
-        """All that a checkpoint depends on: one of another fingerprint is not gone on from."""
+        """Everything that a checkpoint depends on; a training resumes from checkpoints of its own fingerprint only."""
         rows = [[list(row.values()) for row in rows] for rows in (self.train_dataset, self.eval_dataset)]
         return {
-            "recipe": {name: value for name, value in asdict(self.recipe).items() if name not in WATCHING},
+            "recipe": {name: value for name, value in asdict(self.recipe).items() if name not in WITHOUT_EFFECT},
             "precision": f"{self.precision.name} on {self.args.device.type}",
             "prompt": self.prompt.digest,
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
@@ -109,42 +110,42 @@ class KindTrainer(SFTTrainer):
         }
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean negative log-probability of the true kinds and, `SPELLING` times, of their labels; nats a note."""
+        """Mean negative log-probability of the kinds plus `LABEL_LOSS_WEIGHT` times that of their labels, in nats."""
         kinds = inputs["labels"]
 
-        def likelihoods_of(notes: list[torch.Tensor], budget: int) -> torch.Tensor:
-            rows = [self.prompt.cut(note.tolist(), budget) for note in notes]
-            laid_out = lay_out(self.prompt, rows, device=kinds.device)
-            return answer_log_likelihoods(model, self.prompt, laid_out, use_cache=False)
+        def likelihoods(notes: list[torch.Tensor], note_budget: int) -> torch.Tensor:
+            rows = [self.prompt.cut(note.tolist(), note_budget) for note in notes]
+            inputs = lay_out(self.prompt, rows, device=kinds.device)
+            return answer_log_likelihoods(model, self.prompt, inputs, use_cache=False)
 
         if model.training:
-            likelihoods = likelihoods_of(inputs["input_ids"], self.note_budget)
+            log_p = likelihoods(inputs["prompts"], self.note_budget)
         else:
-            likelihoods = self._validated(likelihoods_of, inputs["input_ids"])
-        scores = likelihoods / self.recipe.label_temperature
-        spelt = likelihoods.gather(1, kinds[:, None]).sum()
+            log_p = self._validate(likelihoods, inputs["prompts"])
+        scores = log_p / self.recipe.label_temperature
+        label_log_p = log_p.gather(1, kinds[:, None]).sum()
         # The Trainer counts the notes of all processes, whose gradients are averaged afterwards.
         share = len(kinds) if num_items_in_batch is None else num_items_in_batch / self.args.world_size
-        loss = (cross_entropy(scores, kinds, reduction="sum") - SPELLING * spelt) / share
+        loss = (cross_entropy(scores, kinds, reduction="sum") - LABEL_LOSS_WEIGHT * label_log_p) / share
         return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
 
-    def _validated(self, likelihoods_of: Callable, notes: list[torch.Tensor]) -> torch.Tensor:
-        """Of a validation batch, whole texts as long as there is memory: smaller pieces first, shorter texts last."""
+    def _validate(self, likelihoods: Callable, notes: list[torch.Tensor]) -> torch.Tensor:
+        """Score a validation batch at full length while there is memory: smaller pieces first, shorter texts last."""
         if self.sharded:
-            return likelihoods_of(notes, self.validation_budget)
+            return likelihoods(notes, self.validation_budget)
         while True:
             try:
-                at_length = partial(likelihoods_of, budget=self.validation_budget)
+                at_length = partial(likelihoods, note_budget=self.validation_budget)
                 return torch.cat(self.validation_pieces.each(at_length, notes))
             except Exception as error:
-                if not ran_out(error) or self.validation_budget == MIN_NOTE_TOKENS:
+                if not is_out_of_memory(error) or self.validation_budget == MIN_NOTE_TOKENS:
                     raise
-                give_back(error)
-            self.validation_budget = max(MIN_NOTE_TOKENS, int(SHORTER * self.validation_budget))
+                release_memory(error)
+            self.validation_budget = _shorten(self.validation_budget)
             self._record_rung(f"{self.validation_budget} tokens a validation note")
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward of a micro-batch, in smaller pieces and again where memory runs out."""
+        """Forward and backward pass of a micro-batch, repeated in smaller pieces where memory runs out."""
         if next(weight for weight in model.parameters() if weight.requires_grad).grad is None:
             self.step_inputs = []
         self.step_inputs.append(inputs)
@@ -153,9 +154,9 @@ class KindTrainer(SFTTrainer):
             try:
                 return [self._learn(model, one, num_items_in_batch) for one in pending][-1]
             except Exception as error:
-                if self.args.world_size > 1 or not ran_out(error) or not self._descend():
+                if self.args.world_size > 1 or not is_out_of_memory(error) or not self._descend():
                     raise
-                give_back(error)
+                release_memory(error)
             # The failed attempt has left part of its gradients: this step begins anew.
             model.zero_grad()
             pending = self.step_inputs
@@ -168,7 +169,7 @@ class KindTrainer(SFTTrainer):
         return loss
 
     def _descend(self) -> bool:
-        """Give up something for memory; whether there was anything left to give up."""
+        """Give up something for memory; False where nothing is left to give up."""
         if self.piece > 1:
             self.piece = (self.piece + 1) // 2
             rung = f"micro_batch={self.piece}"
@@ -176,7 +177,7 @@ class KindTrainer(SFTTrainer):
             self.checkpoint_activations()
             rung = "gradient_checkpointing=true"
         elif self.note_budget > MIN_NOTE_TOKENS:
-            self.note_budget = max(MIN_NOTE_TOKENS, int(SHORTER * self.note_budget))
+            self.note_budget = _shorten(self.note_budget)
             rung = f"{self.note_budget} tokens a note"
         else:
             return False
@@ -189,7 +190,7 @@ class KindTrainer(SFTTrainer):
             self.training_log.write(self.state, rung=rung)
 
     def checkpoint_activations(self) -> None:
-        """Recompute them in the backward pass from now on."""
+        """Recompute activations in the backward pass from now on."""
         self.model.enable_input_require_grads()
         self.model.activation_checkpointing_enable()
 
@@ -197,16 +198,12 @@ class KindTrainer(SFTTrainer):
         lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
         return ByLength(lengths, self.recipe.effective_batch, self.args.seed, lambda: int(self.state.epoch or 0))
 
-    def floating_point_ops(self, inputs):
-        """Not counted by the Trainer's formula, which knows no tree of answers; see `onelap.plan`."""
-        return 0
-
     def _save_checkpoint(self, model, trial):
-        """Instead of the Trainer's, which pickles, and which is not written atomically."""
+        """Replace the Trainer's, which pickles, and is not written atomically."""
         if self.args.should_save:
             self._write_checkpoint()
         self.accelerator.wait_for_everyone()
-        self._find_best()
+        self._locate_best()
 
     def _write_checkpoint(self) -> None:
         training = Path(self.args.output_dir)
@@ -218,30 +215,30 @@ class KindTrainer(SFTTrainer):
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.lr_scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
-            "random": checkpoints.random_state(),
+            "random": random_state(),
             "ladder": (self.piece, self.note_budget, self.rungs, self.model.is_activation_checkpointing),
         }
-        checkpoints.write_state(folder, state)
+        write_state(folder, state)
         self.state.best_model_checkpoint = None  # a run folder may be moved: the step is enough
         self.state.save_to_json(str(folder / "trainer_state.json"))
         checkpoints.seal(folder)
         best = checkpoints.checkpoint_path(training, self.state.best_global_step or self.state.global_step)
-        for other in set(checkpoints.found_in(training).values()) - {folder, best}:
+        for other in set(checkpoints.list_checkpoints(training).values()) - {folder, best}:
             checkpoints.discard(other)
 
-    def _find_best(self) -> None:
+    def _locate_best(self) -> None:
         if self.state.best_global_step:
             best = checkpoints.checkpoint_path(Path(self.args.output_dir), self.state.best_global_step)
             self.state.best_model_checkpoint = str(best)
 
     def _init_training_state(self, *arguments):
-        found = super()._init_training_state(*arguments)
-        self._find_best()
-        return found
+        progress = super()._init_training_state(*arguments)
+        self._locate_best()
+        return progress
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         if checkpoint is not None:
-            state = checkpoints.read_state(Path(checkpoint))
+            state = read_state(Path(checkpoint))
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["schedule"])
             self.piece, self.note_budget, self.rungs, checkpointing = state["ladder"]
@@ -250,33 +247,35 @@ class KindTrainer(SFTTrainer):
 
     def _load_scaler(self, checkpoint):
         if checkpoint is not None and self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(checkpoints.read_state(Path(checkpoint))["scaler"])
+            self.accelerator.scaler.load_state_dict(read_state(Path(checkpoint))["scaler"])
 
     def _load_rng_state(self, checkpoint):
         if checkpoint is not None:
-            checkpoints.set_random_state(checkpoints.read_state(Path(checkpoint))["random"])
+            set_random_state(read_state(Path(checkpoint))["random"])
 
     def _run_epoch(self, *arguments, **options):
-        if self.ended or self.state.global_step >= self.state.max_steps:  # taken up after its last step
+        if self.finished or self.state.global_step >= self.state.max_steps:  # resumed after its last step
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*arguments, **options)
 
     def save_adapter(self, folder: Path) -> None:
-        """What was learnt, as safetensors."""
+        """Write the LoRA weights as safetensors."""
         self.accelerator.unwrap_model(self.model).save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
-
-    def create_model_card(self, *_, **__):
-        """Nothing: TRL's card beside every checkpoint is a form to fill in, not a record."""
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
 
 
-def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path) -> SFTConfig:
-    """A recipe in the Trainer's words, for so many notes; what is written goes to `folder`."""
+def _shorten(note_budget: int) -> int:
+    return max(MIN_NOTE_TOKENS, int(SHORTENING * note_budget))
+
+
+def trainer_arguments(recipe: Recipe, precision: Precision, notes: int, folder: Path) -> SFTConfig:
+    """Translate a recipe for so many training notes into the Trainer's arguments; its output goes to `folder`."""
     os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(folder / "reports")
     os.environ["WANDB_MODE"] = "online" if recipe.allow_upload else "offline"
     os.environ["WANDB_ERROR_REPORTING"] = "false"
-    os.environ["WANDB_SILENT"], os.environ["WANDB_CONSOLE"] = "true", "off"  # figures, not what is printed
+    os.environ["WANDB_SILENT"], os.environ["WANDB_CONSOLE"] = "true", "off"  # W&B gets figures, not what is printed
+    on_cpu = precision.device == "cpu"
     steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
     arguments = SFTConfig(
@@ -289,29 +288,27 @@ def arguments_of(recipe: Recipe, precision: Precision, notes: int, folder: Path)
         gradient_accumulation_steps=recipe.accumulation,
         gradient_checkpointing=recipe.gradient_checkpointing,
         lr_scheduler_type="cosine",
-        warmup_steps=round(0.05 * steps),
-        optim="paged_adamw_8bit" if precision.device != "cpu" else "adamw_torch",
+        warmup_steps=round(WARMUP * steps),
+        optim="adamw_torch" if on_cpu else "paged_adamw_8bit",
         bf16=precision.bf16,
         fp16=precision.fp16,
-        use_cpu=precision.device == "cpu",
+        use_cpu=on_cpu,
         # Inputs are made by Prompt: TRL would cut the answer, not the note.
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
-        train_sampling_strategy="group_by_length",
         eval_strategy="steps",
         eval_steps=between,
         save_steps=between,
         load_best_model_at_end=True,
         metric_for_best_model="eval_macro_f1",
         logging_steps=1,
-        # The Trainer would hide a loss that is not finite.
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # the Trainer would hide a loss that is not finite
         ddp_find_unused_parameters=False,
-        dataloader_pin_memory=precision.device != "cpu",
+        dataloader_pin_memory=not on_cpu,
         disable_tqdm=True,
         report_to=recipe.report_to,
         seed=recipe.seed,
     )
-    # A process works on one card, also where it sees several: TRL would refuse, and the Trainer split the batches.
+    # A process works on one card even where it sees several: TRL would refuse, and the Trainer split the batches.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments

@@ -15,26 +15,26 @@ from sklearn.metrics import f1_score
 from transformers import EvalPrediction, PrinterCallback
 
 from onelap import UserError
-from onelap.arms.base import load_base, sample_base
+from onelap.arms.base import hash_base, load_base
 from onelap.arms.prompts import Prompt
 from onelap.machine import guard
-from onelap.machine.memory import give_back, ran_out
+from onelap.machine.memory import is_out_of_memory, release_memory
 from onelap.machine.precision import Precision, check_formats
 from onelap.machine.store import read_json, write_json
 from onelap.qlora import checkpoints
 from onelap.qlora.log import Budget, TrainingLog
 from onelap.qlora.recipe import Recipe
 from onelap.qlora.sharding import shard
-from onelap.qlora.trainer import KindTrainer, arguments_of
+from onelap.qlora.trainer import KindTrainer, trainer_arguments
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ENDED = "ended.json"  # written when a training has come to its end, by its steps or by its budget
-LOCK_SECONDS = 15  # a process that was killed with its parent needs a moment to go
+FINISHED = "finished.json"  # written when a training ends, by its steps or by its budget
+LOCK_SECONDS = 15  # for a process that was killed with its parent to end
 
 
-def validation_rates(evaluated: EvalPrediction) -> dict[str, float]:
-    """Accuracy and macro-F1 on validation: they go on rising after the loss has turned."""
-    truth, predicted = evaluated.label_ids, evaluated.predictions.argmax(axis=1)
+def validation_rates(evaluation: EvalPrediction) -> dict[str, float]:
+    """Accuracy and macro-F1 on validation, which go on rising after the loss has turned."""
+    truth, predicted = evaluation.label_ids, evaluation.predictions.argmax(axis=1)
     f1 = f1_score(truth, predicted, average="macro", zero_division=0.0)
     return {"accuracy": float((truth == predicted).mean()), "macro_f1": float(f1)}
 
@@ -70,13 +70,15 @@ def prepare_trainer(
     folder: Path,
     sharded: bool = False,
 ) -> KindTrainer:
-    """Base, LoRA matrices and a trainer on notes (columns `text`, `kind`); log and checkpoints go to `folder`.
+    """Make a trainer of base and LoRA matrices on notes (columns `text`, `kind`); log and checkpoints go to `folder`.
 
-    A `sharded` base is spread over the processes that share the training. In float32 where probe steps
-    give no finite loss and gradients, and says so. Raises FloatingPointError where float32 gives none either.
+    A `sharded` base is spread over the processes that share the training. The trainer is in float32 where probe steps
+    in `precision` give no finite loss and gradients, and says so. Raises FloatingPointError where float32 gives none.
     """
     GlobalOptimManager.get_instance().module_weight_config_triple.clear()  # it keeps earlier trainings' embeddings
-    arguments = arguments_of(recipe, precision, len(train), folder)  # refuses what cannot be, before the base is loaded
+    arguments = trainer_arguments(
+        recipe, precision, len(train), folder
+    )  # refuses a wrong recipe before a base is loaded
     trainer = KindTrainer(
         add_lora(load_base(base, precision, sharded), recipe),
         arguments,
@@ -88,12 +90,12 @@ def prepare_trainer(
         prompt=prompt,
         recipe=recipe,
         precision=precision,
-        base_digest=sample_base(base),
+        base_digest=hash_base(base),
         log=TrainingLog(folder / "log.jsonl"),
     )
     trainer.remove_callback(PrinterCallback)
-    # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its
-    # arguments say: a gradient scaler dies on them, and a Turing card only emulates them.
+    # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its arguments say: a gradient
+    # scaler fails on them, and a Turing card only emulates them.
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -112,7 +114,7 @@ def prepare_trainer(
 
 
 def learns_finitely(trainer: KindTrainer) -> bool:
-    """Whether loss and gradients are finite on the longest, a middling and the shortest note; nothing is learnt."""
+    """Whether loss and gradients are finite on the longest, a middling and the shortest note; no weight changes."""
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]))
     model, finite = trainer.model.train(), True
     with torch.random.fork_rng():
@@ -121,30 +123,19 @@ def learns_finitely(trainer: KindTrainer) -> bool:
             try:
                 with trainer.accelerator.autocast():
                     loss = trainer.compute_loss(model, inputs)
-                # Without the gradient scaler, which begins so high that it overflows, and then finds its way.
+                # Without the gradient scaler: it begins so high that it overflows, and then adapts.
                 loss.backward()
             except Exception as error:
-                if trainer.sharded or not ran_out(error):
+                if trainer.sharded or not is_out_of_memory(error):
                     raise
                 loss = None  # it holds the graph
-                give_back(error)  # the ladder's business, later
+                release_memory(error)  # in training, the trainer's ladder handles this
             else:
                 gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
                 finite &= all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *gradients))
             model.zero_grad()
-    everywhere = trainer.accelerator.gather(torch.tensor([finite], device=trainer.args.device))
-    return bool(everywhere.all())
-
-
-def _collate(notes: list[dict]) -> dict:
-    """Labels first: the Trainer takes the first tensor's length for the number of notes."""
-    labels = torch.tensor([note["labels"] for note in notes])
-    # It counts a batch's labels by the second name where there is one, by the first less one otherwise.
-    return {
-        "labels": labels,
-        "shift_labels": labels,
-        "input_ids": [torch.tensor(note["input_ids"]) for note in notes],
-    }
+    in_all_processes = trainer.accelerator.gather(torch.tensor([finite], device=trainer.args.device))
+    return bool(in_all_processes.all())
 
 
 def _examples(prompt: Prompt, notes: pd.DataFrame) -> Dataset:
@@ -154,11 +145,18 @@ def _examples(prompt: Prompt, notes: pd.DataFrame) -> Dataset:
     return Dataset.from_list([{"input_ids": prompt.encode(text), "labels": kinds.index(kind)} for text, kind in pairs])
 
 
+def _collate(notes: list[dict]) -> dict:
+    """`prompts`, and `labels` twice: the Trainer counts notes by the first name, labels by the second, `shift_labels`."""
+    labels = torch.tensor([note["labels"] for note in notes])
+    prompts = [torch.tensor(note["input_ids"]) for note in notes]
+    return {"labels": labels, "shift_labels": labels, "prompts": prompts}
+
+
 def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
     """Train for at most so many seconds, save the adapter that did best on validation, return the log as a table.
 
-    Goes on from the newest whole checkpoint of the same training, if there is one; what another training
-    left in the folder is removed. Raises UserError where another process trains in this folder.
+    Resumes from the newest complete checkpoint of the same training; what another training left in the folder is
+    removed. Raises UserError where another process trains in this folder.
     """
     folder, accelerator = Path(trainer.args.output_dir), trainer.accelerator
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,13 +165,13 @@ def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
             start = _starting_point(trainer, folder)
             shutil.rmtree(adapter, ignore_errors=True)
         trainer.add_callback(Budget(seconds))
-        # Weights & Biases are told figures, where the user has allowed it; nobody else is told anything.
-        told = "wandb" in trainer.args.report_to and os.environ["WANDB_MODE"] == "online"
-        with guard.opened() if told else nullcontext():
+        # Weights & Biases gets figures where the user has allowed it; nothing else leaves the machine.
+        uploads = "wandb" in trainer.args.report_to and os.environ["WANDB_MODE"] == "online"
+        with guard.opened() if uploads else nullcontext():
             trainer.train(resume_from_checkpoint=start and str(start))
         if accelerator.is_main_process:
             trainer.save_adapter(adapter)
-            write_json(folder / ENDED, {"step": trainer.state.global_step})
+            write_json(folder / FINISHED, {"step": trainer.state.global_step})
     return pd.read_json(folder / "log.jsonl", lines=True)
 
 
@@ -185,23 +183,24 @@ def _locked(folder: Path) -> FileLock:
 
 
 def _starting_point(trainer: KindTrainer, folder: Path) -> Path | None:
-    inputs, same = folder / "inputs.json", trainer.fingerprint
+    """The checkpoint to resume from; one of another training is removed."""
+    inputs, fingerprint = folder / "inputs.json", trainer.fingerprint
     stored = read_json(inputs) if inputs.exists() else {}
-    if stored == same:
-        start, passed_over = checkpoints.newest_complete(folder)
-        for line in passed_over:
+    if stored == fingerprint:
+        start, problems = checkpoints.newest_complete(folder)
+        for line in problems:
             print(line)
         if start:
-            trainer.ended = (folder / ENDED).exists()
-            print(f"Going on from {start.name}.")
+            trainer.finished = (folder / FINISHED).exists()
+            print(f"Resuming from {start.name}.")
         return start
-    found = checkpoints.found_in(folder)
-    if found:
-        other = ", ".join(name for name in same if stored.get(name) != same[name])
-        print(f"The checkpoints here are of another training ({other}): removed.")
-    for path in found.values():
+    others = checkpoints.list_checkpoints(folder).values()
+    if others:
+        changed = ", ".join(name for name in fingerprint if stored.get(name) != fingerprint[name])
+        print(f"The checkpoints here are of another training ({changed}): removed.")
+    for path in others:
         checkpoints.discard(path)
-    for name in (ENDED, "log.jsonl"):
+    for name in (FINISHED, "log.jsonl"):
         (folder / name).unlink(missing_ok=True)
-    write_json(inputs, same)
+    write_json(inputs, fingerprint)
     return None

@@ -1,53 +1,56 @@
-"""Every figure of the notebooks. Each function draws one; the notebook shows it at the cell's end."""
+"""Every figure of the notebooks: a function draws one, shows it, and returns its reading, a sentence with numbers."""
 
+import textwrap
 import warnings
+from functools import cache
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython import get_ipython
 from matplotlib import font_manager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
-from matplotlib_inline.backend_inline import set_matplotlib_formats
 from sklearn.metrics import confusion_matrix
 
-from onelap.verdict import metrics
+from onelap.verdict import metrics as measures
+from onelap.verdict.compare import TUNED
+from onelap.verdict.sentences import name_of, percent, with_interval
 
 # Okabe & Ito's colours, told apart by colour-blind readers; their greys differ too.
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#E69F00", "#8C8C8C", "#009E73"
+SERIES = [GREY, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00"]  # arms or runs in one figure; blue is the tuned arm
 WIDTH = 9.0  # inches: 900 pixels at 100 dpi
+MAX_LABEL = 44  # characters of a line beside a figure
+MAX_TITLE = 30  # characters of a line above one of several matrices
+LABEL_GAP = 0.075  # share of an axis between two labels of one line
+CURVE_START = 5  # notes; the accuracy of fewer is all luck
 
 # With Japanese characters, as Linux, Windows and macOS come with them; DejaVu Sans, matplotlib's own, has none.
 JAPANESE_FONTS = ["Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAGothic", "Yu Gothic", "Meiryo", "MS Gothic",
                   "Hiragino Sans"]  # fmt: skip
-FONTS = ["DejaVu Sans", *(font for font in JAPANESE_FONTS if font in font_manager.get_font_names())]
-warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # `without_glyphs` says it once, in words
+STYLE = {
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "font.size": 10,
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],  # of the same widths, for readers without the former
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: a quarter of the size, and it can be searched
+}
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 100,
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 11,
-        "axes.titlelocation": "left",
-        "font.size": 10,
-        "font.family": [*FONTS, "sans-serif"],
-        "font.sans-serif": ["DejaVu Sans", "Verdana"],  # of the same widths, for readers without the former
-        "legend.frameon": False,
-        "svg.fonttype": "none",  # text stays text: a quarter of the size, and it can be searched
-    }
-)
 
-if get_ipython():
-    set_matplotlib_formats("svg")  # sharp on any screen and on paper
+@cache
+def _fonts() -> list[str]:
+    return ["DejaVu Sans", *(font for font in JAPANESE_FONTS if font in font_manager.get_font_names())]
 
 
 def without_glyphs(names: list[str]) -> str:
-    """What to install where no font of this machine can write these names; empty where all can be written."""
-    fonts = [font_manager.get_font(font_manager.findfont(font)) for font in FONTS]
+    """Name the font to install where none of this machine can write these names; empty where all can be written."""
+    fonts = [font_manager.get_font(font_manager.findfont(font)) for font in _fonts()]
     missing = [name for name in names if any(not any(font.get_char_index(ord(c)) for font in fonts) for c in name)]
     if not missing:
         return ""
@@ -58,49 +61,112 @@ def without_glyphs(names: list[str]) -> str:
     )
 
 
-def kinds_by_part(notes: pd.DataFrame) -> None:
-    """How many notes of each kind are in train, validation and test."""
+@cache
+def _set_style() -> None:
+    """Set matplotlib up when the first figure is drawn; importing this module changes nothing."""
+    from IPython import get_ipython
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    plt.rcParams.update(STYLE | {"font.family": [*_fonts(), "sans-serif"]})
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # `without_glyphs` says it once, in words
+    if get_ipython():
+        set_matplotlib_formats("svg")  # sharp on any screen and on paper
+
+
+def _new_axes(height: float, rows: int = 1, columns: int = 1, **options):
+    """Begin a figure; returns its axes."""
+    _set_style()
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)[1]
+
+
+def _percent_axes(axes, x: tuple | None = None, y: tuple | None = None) -> None:
+    """Write shares as per cent, with a grid, on the axes whose limits are given."""
+    for axis, limits, set_limits in ((axes.xaxis, x, axes.set_xlim), (axes.yaxis, y, axes.set_ylim)):
+        if limits:
+            set_limits(*limits)
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            axis.grid(alpha=0.3)
+
+
+def _draw_interval(axes, rate: dict, row: float, colour: str) -> None:
+    """Draw a rate as a dot and its 95 % interval as a bar behind it; nothing where there were no notes."""
+    if rate["value"] is not None:
+        axes.plot([rate["low"], rate["high"]], [row, row], color=colour, linewidth=3, alpha=0.4)
+        axes.plot(rate["value"], row, "o", color=colour, markersize=7)
+
+
+def _name_rows(axes, names: list[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.5, len(names) - 0.5)
+
+
+def _legend_below(axes, handles: list | None = None) -> None:
+    """Put the legend below the figure, which grows by it: there long names have room."""
+    handles = handles or axes.get_legend_handles_labels()[0]
+    columns = 3 if max(len(handle.get_label()) for handle in handles) < MAX_LABEL * 2 / 3 else 1
+    figure = axes.get_figure()
+    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(handles) // columns))
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns)
+
+
+def _colour(arm: str, index: int) -> str:
+    return BLUE if arm == TUNED else SERIES[index % len(SERIES)]
+
+
+def _label(arm: str, width: int = MAX_LABEL) -> str:
+    """Name an arm for people, with its identifier below."""
+    name = textwrap.fill(name_of(arm), width)
+    return name if name_of(arm) == arm else f"{name}\n{arm}"
+
+
+def _legend_label(arm: str) -> str:
+    return arm if name_of(arm) == arm else f"{name_of(arm)} ({arm})"
+
+
+def kinds_by_part(notes: pd.DataFrame) -> str:
+    """Draw how many notes of each kind are in train, validation and test."""
     counts = notes.groupby(["kind", "part"]).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=["train", "validation", "test"]).loc[counts.sum(axis=1).sort_values().index]
-    axes = counts.plot.barh(
-        stacked=True, color=[BLUE, GREY, ORANGE], figsize=(WIDTH, 0.5 * len(counts) + 1.2), width=0.7
-    )
-    for row, (_, values) in enumerate(counts.iterrows()):
-        axes.text(values.sum(), row, f"  {' + '.join(str(value) for value in values)}", va="center")
+    counts = counts.reindex(columns=["train", "validation", "test"], fill_value=0)
+    total = counts.sum(axis=1).sort_values()
+    axes = _new_axes(0.5 * len(counts) + 1.0)
+    counts.loc[total.index].plot.barh(ax=axes, stacked=True, color=[BLUE, GREY, ORANGE], width=0.7, legend=False)
+    for row, kind in enumerate(total.index):
+        axes.text(total[kind] + 0.01 * total.max(), row, " + ".join(map(str, counts.loc[kind])), va="center")
     axes.set(title="Notes by kind: train + validation + test", xlabel="notes", ylabel="")
-    axes.set_xlim(right=counts.sum(axis=1).max() * 1.2)
-    axes.legend(loc="lower right", title=None)
+    axes.set_xlim(right=total.max() * 1.2)
+    _legend_below(axes)
+    plt.show()
+    return (
+        f"*{total.index[-1]}* has {total.iloc[-1]} notes, *{total.index[0]}* {total.iloc[0]}; "
+        f"the test holds {counts['test'].min()} to {counts['test'].max()} notes of each kind."
+    )
 
 
-def token_lengths(lengths: pd.Series, budget: int) -> None:
-    """Histogram of note lengths in tokens, with the number that fits."""
-    _, axes = plt.subplots(figsize=(WIDTH, 3.2))
+def token_lengths(lengths: pd.Series, budget: int) -> str:
+    """Draw a histogram of note lengths in tokens, with the number that fits."""
+    axes = _new_axes(3.2)
     longest = max(int(lengths.max()), budget)
     axes.hist(lengths, bins=np.linspace(0, longest * 1.02, 50), color=BLUE)
     axes.axvline(budget, color=ORANGE, linewidth=2)
-    cut = int((lengths > budget).sum())
-    axes.annotate(
-        f"{budget} tokens fit; {cut} of {len(lengths)} notes are longer",
-        (budget, 0.92), xycoords=("data", "axes fraction"),
-        xytext=(8 if budget < longest * 0.6 else -8, 0), textcoords="offset points",
-        ha="left" if budget < longest * 0.6 else "right",
-    )  # fmt: skip
+    side, align = (8, "left") if budget < longest * 0.6 else (-8, "right")
+    axes.annotate(f"{budget} tokens fit", (budget, 0.92), (side, 0), ha=align, xycoords=("data", "axes fraction"),
+                  textcoords="offset points")  # fmt: skip
     axes.set(title="Length of the notes in the base model's tokens", xlabel="tokens a note", ylabel="notes")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    plt.show()
+    return (
+        f"The median note has {lengths.median():.0f} tokens and the longest {lengths.max()}; "
+        f"{(lengths > budget).sum()} of {len(lengths)} notes are longer than the {budget} tokens that fit."
+    )
 
 
-def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> None:
-    """One matrix an arm, side by side on one scale: share of each true kind, with counts."""
-    cells = max(2.6, 0.55 * len(kinds) + 0.6)
+def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> str:
+    """Draw one matrix an arm, side by side on one scale: share of each true kind, with counts."""
     columns = min(len(arms), 3)
     rows = -(-len(arms) // columns)
-    _, grid = plt.subplots(
-        rows,
-        columns,
-        figsize=(WIDTH, rows * min(cells + 0.7, WIDTH / columns + 0.5)),
-        sharey=True,
-        squeeze=False,
-    )
+    height = rows * (min(max(2.0, 0.55 * len(kinds)), WIDTH / columns - 0.4) + 1.6)
+    grid = _new_axes(height, rows, columns, sharey=True, squeeze=False)
+    readings = []
     for axes, (arm, predictions) in zip(grid.flat, arms.items(), strict=False):
         counts = confusion_matrix(predictions["kind"], predictions["predicted"], labels=kinds)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -112,183 +178,186 @@ def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> None:
         axes.set_yticks(range(len(kinds)), kinds)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set(title=arm, xlabel="predicted")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("true kind")
+        axes.set(title=_label(arm, MAX_TITLE), xlabel="predicted", ylabel="" if axes in grid[:, 1:] else "true kind")
+        wrong = counts - np.diag(np.diag(counts))
+        true, answer = np.unravel_index(wrong.argmax(), wrong.shape)
+        confusion = f"answers *{kinds[answer]}* for {wrong.max()} of {counts[true].sum()} notes of *{kinds[true]}*"
+        readings.append(f"**{name_of(arm)}** {confusion if wrong.any() else 'confuses no kinds'}")
+    for axes in grid.flat[len(arms) :]:
+        axes.set_visible(False)
+    plt.show()
+    return f"Most frequent confusion: {'; '.join(readings)}."
 
 
-def accuracies(metrics: dict[str, dict], notes: str = "test notes") -> None:
-    """Accuracy of every arm with its 95 % interval, the best on top; `notes` says which ones."""
-    _, axes = plt.subplots(figsize=(WIDTH, 0.42 * len(metrics) + 1.1))
-    ranked = sorted(metrics, key=lambda arm: metrics[arm]["accuracy"]["value"])
+def accuracies(metrics: dict[str, dict], notes: str = "test notes") -> str:
+    """Draw the accuracy of every arm with its 95 % interval, the best on top; `notes` says on which notes."""
+    rates = {arm: metrics[arm]["accuracy"] for arm in metrics}
+    ranked = sorted(rates, key=lambda arm: rates[arm]["value"])
+    axes = _new_axes(0.46 * len(ranked) + 1.1)
     for row, arm in enumerate(ranked):
-        accuracy, colour = metrics[arm]["accuracy"], BLUE if arm == "qlora" else GREY
-        axes.plot([accuracy["low"], accuracy["high"]], [row, row], color=colour, linewidth=3, alpha=0.4)
-        axes.plot(accuracy["value"], row, "o", color=colour, markersize=8)
-        axes.text(accuracy["high"] + 0.015, row, f"{accuracy['value']:.0%}", va="center", color=colour)
-    axes.set_yticks(range(len(ranked)), ranked)
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(-0.5, len(ranked) - 0.5)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(axis="x", alpha=0.3)
-    n = metrics[ranked[0]]["accuracy"]["n"]
-    axes.set(
-        title=f"Accuracy on the same {n} {notes}, with 95 % intervals",
-        xlabel="share of notes sorted right",
-    )
+        colour = _colour(arm, 0)
+        _draw_interval(axes, rates[arm], row, colour)
+        axes.text(rates[arm]["high"] + 0.015, row, percent(rates[arm]["value"]), va="center", color=colour)
+    _name_rows(axes, [_label(arm) for arm in ranked])
+    _percent_axes(axes, x=(0, 1.02))
+    title = f"Accuracy on the same {rates[ranked[0]]['n']} {notes}, with 95 % intervals"
+    axes.set(title=title, xlabel="share of notes sorted right")
+    plt.show()
+    best, *others = (f"**{name_of(arm)}** for {with_interval(rates[arm])}" for arm in reversed(ranked))
+    return f"Most often right is {best} of the notes{''.join(f', then {other}' for other in others[:1])}."
 
 
-def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> None:
-    """Recall of every kind for each arm, with 95 % intervals."""
-    colours = dict(zip(metrics, [GREY, BLUE, ORANGE, GREEN], strict=False))
-    height = 0.8 / len(metrics)
-    _, axes = plt.subplots(figsize=(WIDTH, 0.75 * len(kinds) + 1.3))
-    for offset, (arm, measured) in enumerate(metrics.items()):
-        for row, kind in enumerate(kinds):
-            recall = measured["recall"][kind]
-            if recall["value"] is None:
-                continue
-            y = row + (offset - (len(metrics) - 1) / 2) * height
-            axes.plot([recall["low"], recall["high"]], [y, y], color=colours[arm], linewidth=2, alpha=0.45)
-            axes.plot(recall["value"], y, "o", color=colours[arm])
-    first = next(iter(metrics.values()))["recall"]
-    axes.set_yticks(range(len(kinds)), [f"{kind} (n={first[kind]['n']})" for kind in kinds])
-    axes.invert_yaxis()
-    axes.set_xlim(-0.02, 1.02)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(axis="x", alpha=0.3)
-    axes.set(
-        title="Recall by kind, with 95 % intervals",
-        xlabel="share of the test notes of that kind that were found",
-    )
-    shown = [Line2D([], [], color=colour, marker="o", label=arm) for arm, colour in colours.items()]
-    axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> str:
+    """Draw the recall of every kind for each arm, with 95 % intervals; the first arm on top."""
+    recall = {arm: measured["recall"] for arm, measured in metrics.items()}
+    tested = {kind: count for kind in kinds if (count := next(iter(recall.values()))[kind]["n"])}
+    axes = _new_axes((0.35 + 0.17 * len(recall)) * len(tested) + 1.0)
+    handles, readings = [], []
+    for index, (arm, rates) in enumerate(recall.items()):
+        colour, below = _colour(arm, index), 0.7 / len(recall) * (index - (len(recall) - 1) / 2)
+        for row, kind in enumerate(reversed(tested)):
+            _draw_interval(axes, rates[kind], row - below, colour)
+        handles.append(Line2D([], [], color=colour, marker="o", label=_legend_label(arm)))
+        least = min(tested, key=lambda kind, rates=rates: rates[kind]["value"])
+        readings.append(f"**{name_of(arm)}** finds {with_interval(rates[least])} of *{least}*")
+    _name_rows(axes, [f"{kind} (n={tested[kind]})" for kind in reversed(tested)])
+    _percent_axes(axes, x=(-0.02, 1.02))
+    axes.set(title="Recall by kind, with 95 % intervals", xlabel="share of the test notes of that kind that were found")
+    _legend_below(axes, handles)
+    plt.show()
+    return f"Lowest recall: {'; '.join(readings)}."
 
 
-def recall_change(before: dict, after: dict, kinds: list[str], name: str) -> None:
-    """Recall of every kind before (of the arm `name`) and after, joined by an arrow."""
-    _, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(kinds) + 1.4))
-    for row, kind in enumerate(kinds):
-        old, new = before["recall"][kind], after["recall"][kind]
-        if old["value"] is None:
-            continue
-        axes.plot([new["low"], new["high"]], [row, row], color=BLUE, linewidth=7, alpha=0.2)
-        axes.plot([old["low"], old["high"]], [row + 0.25, row + 0.25], color=GREY, linewidth=2, alpha=0.5)
-        arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 1.5, "shrinkA": 5, "shrinkB": 5}
-        axes.annotate("", (new["value"], row), (old["value"], row), arrowprops=arrow)
-        axes.plot(old["value"], row, "o", markerfacecolor="white", color=GREY)
-        axes.plot(new["value"], row, "o", color=BLUE)
-    axes.set_yticks(range(len(kinds)), [f"{kind} (n={after['recall'][kind]['n']})" for kind in kinds])
-    axes.invert_yaxis()
-    axes.set_xlim(-0.03, 1.03)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(axis="x", alpha=0.3)
-    axes.set(
-        title="Recall by kind, before and after",
-        xlabel="share of the test notes of that kind that were found",
-    )
-    shown = [
-        Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor="white", label=name),
-        Line2D([], [], color=BLUE, marker="o", label="qlora; bars: 95 % intervals"),
-    ]
-    axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def reliability(arms: dict[str, pd.DataFrame]) -> None:
-    """How often answers are right, against how sure they were; a dot's size is the number of notes."""
-    _, axes = plt.subplots(figsize=(WIDTH, 4.2))
+def reliability(answers: dict[str, pd.DataFrame]) -> str:
+    """Draw how often answers are right, against how sure they were; a dot's size is the number of notes."""
+    axes = _new_axes(4.2)
     axes.set_aspect("equal")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as sure as right")
-    for (name, predictions), colour in zip(arms.items(), (ORANGE, BLUE), strict=False):
-        bins = metrics.reliability(predictions)
-        error = metrics.calibration_error(predictions)
+    readings = []
+    for (name, predictions), colour in zip(answers.items(), (ORANGE, BLUE), strict=False):
+        bins, error = measures.reliability(predictions), measures.calibration_error(predictions)
         axes.plot(bins["confidence"], bins["right"], color=colour, alpha=0.5)
-        axes.scatter(bins["confidence"], bins["right"], 12 + 6 * bins["notes"], color=colour, alpha=0.7,
-                     label=f"{name}, calibration error {error:.2f}")  # fmt: skip
+        axes.scatter(bins["confidence"], bins["right"], 12 + 6 * bins["notes"], color=colour, alpha=0.7, label=name,
+                     clip_on=False)  # fmt: skip
+        sure, right = (np.average(bins[column], weights=bins["notes"]) for column in ("confidence", "right"))
+        readings.append(f"{name} {percent(sure)} and {percent(right)} (calibration error {error:.2f})")
     axes.set(title="Are answers right as often as they are sure?", xlabel="probability of the answer, ten bins")
-    axes.set(ylabel="share of right answers", xlim=(0, 1.02), ylim=(-0.02, 1.02))
-    _percent_axes(axes)
+    axes.set(ylabel="share of right answers")
+    _percent_axes(axes, x=(0, 1.02), y=(-0.02, 1.02))
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([50])
+    plt.show()
+    return f"Mean probability of an answer, and share of right answers: {'; '.join(readings)}."
 
 
-def risk_coverage(arms: dict[str, pd.DataFrame], target: float | None = None, kept: float | None = None) -> None:
-    """Accuracy among the surest answers, against how many are answered; the target and what its threshold keeps."""
-    _, axes = plt.subplots(figsize=(WIDTH * 0.8, 3.6))
-    styles = zip(arms.items(), (GREY, ORANGE, BLUE) if len(arms) > 1 else (BLUE,), ("--", "-.", "-"), strict=False)
-    for (name, predictions), colour, line in styles:
-        curve = metrics.risk_coverage(predictions).iloc[4:]  # of fewer than five notes it is all luck
-        axes.plot(
-            curve["coverage"], curve["accuracy"], color=colour, linestyle=line if len(arms) > 1 else "-", label=name
-        )
+def risk_coverage(arms: dict[str, pd.DataFrame], target: float | None = None, kept: float | None = None) -> str:
+    """Draw the accuracy of the surest answers against their share; the target, and the share its threshold keeps."""
+    axes = _new_axes(3.6)
+    readings = []
+    for index, (arm, predictions) in enumerate(arms.items()):
+        curve = measures.risk_coverage(predictions)
+        half, whole = (curve["accuracy"].iloc[position] for position in ((len(curve) - 1) // 2, -1))
+        readings.append(f"**{name_of(arm)}** {percent(half)} and {percent(whole)}")
+        curve = curve.iloc[CURVE_START - 1 :]
+        line = "-" if arm == TUNED else ("--", "-.")[index % 2]
+        axes.plot(curve["coverage"], curve["accuracy"], line, color=_colour(arm, index), label=_legend_label(arm))
     if target:
-        axes.axhline(target, color=GREEN, linestyle=":", label=f"target {target:.0%}")
+        axes.axhline(target, color=GREEN, linestyle=":", label=f"target: {percent(target)}")
     if kept:
-        axes.axvline(kept, color=GREEN, linewidth=1, label=f"sure enough: {kept:.0%} of the notes")
+        axes.axvline(kept, color=GREEN, linewidth=1, label=f"sure enough: {percent(kept)} of the notes")
     axes.set(title="If only the surest answers count", xlabel="share of the test notes that are answered")
-    axes.set(ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.04))
-    _percent_axes(axes)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.set(ylabel="share of right answers")
+    _percent_axes(axes, x=(0, 1.02), y=(0, 1.04))
+    _legend_below(axes)
+    plt.show()
+    return f"Share of right answers among the surer half, and among all: {'; '.join(readings)}."
 
 
-def cost(metrics: dict[str, dict]) -> None:
-    """Accuracy of every arm against its seconds a note, on a logarithmic axis."""
-    _, axes = plt.subplots(figsize=(WIDTH, 4.2))
-    placed = []
-    for arm in sorted(metrics, key=lambda name: metrics[name]["accuracy"]["value"]):
-        seconds, accuracy = max(1e-7, metrics[arm]["seconds_per_note"]), metrics[arm]["accuracy"]["value"]
-        colour = BLUE if arm == "qlora" else GREY
-        axes.plot(seconds, accuracy, "o", color=colour, markersize=8)
-        # Labels of arms that lie on each other are stacked upwards.
-        height = max([accuracy, *(other + 0.055 for other, at in placed if abs(np.log10(seconds / at)) < 1
-                                  and accuracy < other + 0.055)])  # fmt: skip
-        placed.append((height, seconds))
-        axes.annotate(arm, (seconds, accuracy), (seconds * 1.15, height), color=colour, va="center")
-    axes.set(title="Accuracy against time", xlabel="seconds a note, logarithmic", xscale="log", ylim=(0, 1))
-    axes.set_xlim(right=axes.get_xlim()[1] * 15)
-    axes.set_ylabel("share of notes sorted right")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+def cost(metrics: dict[str, dict]) -> str:
+    """Draw the accuracy of every arm against its seconds a note, on a logarithmic axis."""
+    seconds = {arm: max(1e-7, measured["seconds_per_note"]) for arm, measured in metrics.items()}
+    accuracy = {arm: measured["accuracy"]["value"] for arm, measured in metrics.items()}
+    ranked = sorted(accuracy, key=accuracy.get)
+    axes = _new_axes(4.4)
+    for arm, height in zip(ranked, _spread([accuracy[arm] for arm in ranked]), strict=True):
+        point, colour = (seconds[arm], accuracy[arm]), _colour(arm, 0)
+        line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "relpos": (0, 0.5)}
+        axes.plot(*point, "o", color=colour, markersize=8)
+        axes.annotate(name_of(arm), point, (1.03, height), color=colour, va="center", textcoords="axes fraction",
+                      arrowprops=line)  # fmt: skip
+    axes.set(title="Accuracy against time", xlabel="seconds a note, logarithmic", xscale="log")
+    axes.set(ylabel="share of notes sorted right")
     axes.grid(alpha=0.3)
+    _percent_axes(axes, y=(0, 1))
+    plt.show()
+    best, fastest, slowest = ranked[-1], min(seconds, key=seconds.get), max(seconds, key=seconds.get)
+    readings = [f"**{name_of(arm)}**, takes {1000 * seconds[arm]:.2g} ms a note" for arm in (best, fastest, slowest)]
+    return "The most accurate arm, {}; the fastest, {}; the slowest, {}.".format(*readings)
 
 
-def _percent_axes(axes) -> None:
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(alpha=0.3)
+def _spread(heights: list[float]) -> list[float]:
+    """Move ascending heights between 0 and 1 apart, so that a label of one line fits at each."""
+    placed, ceiling = [-LABEL_GAP], 1.0
+    for height in heights:
+        placed.append(max(height, placed[-1] + LABEL_GAP))
+    for index in reversed(range(1, len(placed))):
+        placed[index] = min(placed[index], ceiling)
+        ceiling = placed[index] - LABEL_GAP
+    return placed[1:]
 
 
-def training_curves(log: pd.DataFrame, best_step: int | None = None) -> None:
-    """Training and validation loss, and the learning rate, over optimizer steps; of a training under way, too."""
-    log = log.reindex(columns=log.columns.union(["validation_loss"]))
-    _, (losses, rates) = plt.subplots(2, 1, figsize=(WIDTH, 4.6), sharex=True, height_ratios=[3, 1])
-    steps = log.dropna(subset=["loss"])
-    losses.plot(steps["step"], steps["loss"], color=BLUE, alpha=0.25, linewidth=1)
-    smooth = steps["loss"].rolling(max(1, len(steps) // 20), center=True, min_periods=1).mean()
-    losses.plot(steps["step"], smooth, color=BLUE, label="training, running mean")
-    passes = log.dropna(subset=["validation_loss"])
-    losses.plot(passes["step"], passes["validation_loss"], "o-", color=ORANGE, label="validation")
+def training_curves(logs: dict[str, pd.DataFrame], best_step: int | None = None) -> str:
+    """Draw loss, macro-F1 on validation and learning rate of one training or several, which may be under way."""
+    losses, scores, rates = _new_axes(6.0, 3, sharex=True, height_ratios=[3, 2, 1])
+    handles, readings = [], []
+    for index, (name, log) in enumerate(logs.items()):
+        colour, second = (BLUE, ORANGE) if len(logs) == 1 else (SERIES[index % len(SERIES)],) * 2
+        log = log.reindex(columns=log.columns.union(["validation_loss", "validation_macro_f1"]))
+        steps, passes = log.dropna(subset=["loss"]), log.dropna(subset=["validation_loss"])
+        smooth = steps["loss"].rolling(max(1, len(steps) // 20), center=True, min_periods=1).mean()
+        losses.plot(steps["step"], steps["loss"], color=colour, alpha=0.25, linewidth=1)
+        losses.plot(steps["step"], smooth, color=colour)
+        losses.plot(passes["step"], passes["validation_loss"], "o--", color=second)
+        scores.plot(passes["step"], passes["validation_macro_f1"], "o--", color=second)
+        rates.plot(steps["step"], steps["learning_rate"], color=colour)
+        handles.append(Line2D([], [], color=colour, label=f"{name}: training, running mean"))
+        handles.append(Line2D([], [], color=second, marker="o", linestyle="--", label=f"{name}: validation"))
+        readings.append(
+            f"**{name}**: training loss went from {smooth.iloc[0]:.2f} to {smooth.iloc[-1]:.2f} nats a note"
+        )
+        for _, lowest in passes.nsmallest(1, "validation_loss").iterrows():
+            readings[-1] += f", validation loss is lowest at step {lowest['step']:.0f}, {lowest['validation_loss']:.2f}"
     if best_step is not None:
-        losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}")
+        handles.append(losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}"))
+        scores.axvline(best_step, color=GREY, linestyle=":")
     losses.set(title="Loss: which of the kinds? Logarithmic", ylabel="nats a note", yscale="log")
     losses.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     losses.yaxis.set_minor_formatter(NullFormatter())
-    losses.legend()
-    rates.plot(steps["step"], steps["learning_rate"], color=GREEN)
+    scores.set(title="Macro-F1 on the validation notes")
+    _percent_axes(scores, y=(0, 1.02))
     rates.set(title="Learning rate", xlabel="optimizer step")
     rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     rates.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_below(losses, handles)
+    plt.show()
+    return f"{'; '.join(readings)}."
 
 
-def step_seconds(log: pd.DataFrame) -> None:
-    """Seconds of each optimizer step and the peak of memory so far."""
+def step_seconds(log: pd.DataFrame) -> str:
+    """Draw the seconds of each optimizer step, and the peak of memory so far."""
     steps = log.dropna(subset=["loss"])
-    _, (seconds, memory) = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
+    seconds, memory = _new_axes(2.6, columns=2)
     seconds.plot(steps["step"], steps["step_seconds"], ".", color=BLUE, markersize=3)
     seconds.axhline(steps["step_seconds"].median(), color=ORANGE)
-    seconds.set(title="Seconds a step, and their median", xlabel="optimizer step", ylabel="seconds")
+    seconds.set(title="Seconds a step, and their median", ylabel="seconds")
     memory.plot(steps["step"], steps["memory_gb"], color=BLUE)
-    memory.set(title="Peak memory so far", xlabel="optimizer step", ylabel="GB (10⁹ bytes)")
+    memory.set(title="Peak memory so far", ylabel="GB (10⁹ bytes)")
     for axes in (seconds, memory):
-        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
+        axes.set(ylim=(0, 1.1 * axes.dataLim.ymax), xlabel="optimizer step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plt.show()
+    return (
+        f"The median of {len(steps)} steps is {steps['step_seconds'].median():.2f} s, the slowest took "
+        f"{steps['step_seconds'].max():.2f} s; memory peaked at {steps['memory_gb'].max():.2f} GB."
+    )

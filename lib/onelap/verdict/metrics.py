@@ -23,15 +23,10 @@ def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: lis
     empty. seconds: time a note, the same for all.
     """
     probabilities = probabilities.round(6)
-    return pd.DataFrame(
-        {
-            "id": notes["id"].to_numpy(),
-            "kind": notes["kind"].to_numpy(),
-            "predicted": [kinds[row.argmax()] if row.any() else "" for row in probabilities],
-            "probabilities": [dict(zip(kinds, map(float, row), strict=True)) for row in probabilities],
-            "seconds": round(seconds, 9),
-        }
-    )
+    table = notes[["id", "kind"]].reset_index(drop=True)
+    table["predicted"] = [kinds[row.argmax()] if row.any() else "" for row in probabilities]
+    table["probabilities"] = [dict(zip(kinds, map(float, row), strict=True)) for row in probabilities]
+    return table.assign(seconds=round(seconds, 9))
 
 
 def assess(
@@ -39,19 +34,19 @@ def assess(
     test: pd.DataFrame,
     probabilities: np.ndarray,
     seconds: float,
-    memory_gb: dict[str, float | None],
+    memory: dict,
     kinds: list[str],
 ) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
     """Measure one arm: its predictions and metrics on the test notes, and its predictions on the validation notes.
 
-    probabilities: (validation notes + test notes, kinds). memory_gb: what `PeakMemory` measured while they were made.
+    probabilities: (validation notes + test notes, kinds). memory: `PeakMemory.gb`, measured while they were made.
     The accuracy on the validation notes is among the metrics, because choices between arms are made on it, never on
     the test.
     """
     on_validation = predictions_table(validation, probabilities[: len(validation)], kinds, seconds)
     predictions = predictions_table(test, probabilities[len(validation) :], kinds, seconds)
     metrics = measure(predictions, test["cluster"], kinds)
-    metrics |= {"validation_accuracy": rate(is_right(on_validation)), "peak_memory_gb": memory_gb}
+    metrics |= {"validation_accuracy": rate(is_right(on_validation)), "peak_memory_gb": memory}
     return predictions, metrics, on_validation
 
 
@@ -169,13 +164,7 @@ def _percentile(clusters: int, statistic, vectorized: bool, resamples: int) -> t
     """Percentiles of the bootstrap distribution, further out the fewer clusters there are (Hesterberg 2015)."""
     t = stats.t.isf((1 - CONFIDENCE) / 2, clusters - 1)
     outside = stats.norm.sf(np.sqrt(clusters / (clusters - 1)) * t)
-    result = stats.bootstrap(
-        (np.arange(clusters),),
-        statistic,
-        vectorized=vectorized,
-        n_resamples=resamples,
-        confidence_level=1 - 2 * outside,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
+    options = {"n_resamples": resamples, "vectorized": vectorized, "confidence_level": 1 - 2 * outside}
+    rng = np.random.default_rng(0)
+    result = stats.bootstrap((np.arange(clusters),), statistic, method="percentile", rng=rng, **options)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

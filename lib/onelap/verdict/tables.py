@@ -1,13 +1,16 @@
-"""Tables of the notebooks and of the report: one row an arm, a kind or a pair, for reading."""
+"""Tables of the notebooks and of the report: one row an arm, a kind, a pair or a note, for reading."""
 
 import pandas as pd
 
 from onelap.machine.progress import format_duration
-from onelap.verdict.sentences import hundredths, name_of, points, with_interval
+from onelap.verdict.compare import TUNED
+from onelap.verdict.sentences import hundredths, name_of, percent, points, with_interval
+
+TEXT_CHARACTERS = 600  # of a note in a table; a longer one is cut
 
 
 def arms_table(metrics: dict[str, dict]) -> pd.DataFrame:
-    """Accuracy, macro-F1, calibration error and time of each arm; indexed by its name for people."""
+    """Tabulate accuracy, macro-F1, calibration error and time of each arm; indexed by its name for people."""
     rows = {
         name_of(arm): {
             "arm": arm,
@@ -23,63 +26,78 @@ def arms_table(metrics: dict[str, dict]) -> pd.DataFrame:
 
 
 def cost_table(metrics: dict[str, dict], notes: int) -> pd.DataFrame:
-    """Time and memory of each arm, and how long `notes` notes take; the slowest last."""
-    seconds = {name_of(arm): measured["seconds_per_note"] for arm, measured in metrics.items()}
-    memory = {name_of(arm): measured["peak_memory_gb"] for arm, measured in metrics.items()}
-    name, generating = "QLoRA, generated and parsed", metrics["qlora"]["generating"]
-    seconds[name], memory[name] = generating["seconds_per_note"], generating["peak_memory_gb"]
-    rows = {
-        arm: {
-            "notes a second": f"{1 / seconds[arm]:,.0f}" if seconds[arm] < 0.01 else f"{1 / seconds[arm]:.3g}",
-            "seconds a note": f"{seconds[arm]:.2g}",
-            f"{notes:,} notes": format_duration(seconds[arm] * notes) if seconds[arm] * notes >= 0.5 else "under 1 s",
-            "GB of the process": hundredths(memory[arm]["process"]),
-            "GB of the card": hundredths(memory[arm]["card"]),
+    """Tabulate time and memory of each arm, and how long `notes` notes take; the slowest last."""
+    measured, rows = {name_of(arm): one for arm, one in metrics.items()}, {}
+    measured[f"{name_of(TUNED)}, generated and parsed"] = metrics[TUNED]["generating"]
+    for name, one in sorted(measured.items(), key=lambda item: item[1]["seconds_per_note"]):
+        seconds, memory = one["seconds_per_note"], one["peak_memory_gb"]
+        rows[name] = {
+            "notes a second": f"{1 / seconds:,.0f}" if seconds < 0.01 else f"{1 / seconds:.3g}",
+            "seconds a note": f"{seconds:.2g}",
+            f"{notes:,} notes": format_duration(seconds * notes) if seconds * notes >= 0.5 else "under 1 s",
+            "GB of the process": hundredths(memory["process"]),
+            "GB of the card": hundredths(memory["card"]),
         }
-        for arm in sorted(seconds, key=seconds.get)
-    }
-    on_card = any(used["card"] is not None for used in memory.values())
+    on_card = any(one["peak_memory_gb"]["card"] is not None for one in measured.values())
     return pd.DataFrame(rows).T.drop(columns=[] if on_card else "GB of the card")
 
 
 def rates_table(metrics: dict, kinds: list[str]) -> pd.DataFrame:
-    """Recall and precision of each kind."""
+    """Tabulate recall and precision of each kind."""
     rows = {
-        kind: {
-            "recall (95 % interval)": with_interval(metrics["recall"][kind]),
-            "precision (95 % interval)": with_interval(metrics["precision"][kind]),
-            "test notes": metrics["recall"][kind]["n"],
-        }
+        kind: {f"{rate} (95 % interval)": with_interval(metrics[rate][kind]) for rate in ("recall", "precision")}
+        | {"test notes": metrics["recall"][kind]["n"]}
         for kind in kinds
     }
     return pd.DataFrame(rows).T
 
 
 def pairs_table(pairs: list[dict]) -> pd.DataFrame:
-    """Difference and verdict of each pair of arms, in percentage points."""
-    rows = {
-        f"{name_of(pair['a'])} → {name_of(pair['b'])}": {
-            "points (95 % interval)": "{value:+d} ({low:+d} to {high:+d})".format(
-                **{name: points(value) for name, value in pair["difference"].items()}
-            ),
+    """Tabulate difference and verdict of each pair of arms, in percentage points."""
+    rows = {}
+    for pair in pairs:
+        value, low, high = (points(pair["difference"][name]) for name in ("value", "low", "high"))
+        rows[f"{name_of(pair['a'])} → {name_of(pair['b'])}"] = {
+            "points (95 % interval)": f"{value:+d} ({low:+d} to {high:+d})",
             "gained": pair["gained"],
             "lost": pair["lost"],
             "McNemar p": f"{pair['mcnemar_p']:.2g}",
             "verdict": pair["verdict"],
             "more notes needed": "" if pair["verdict"] != "cannot_tell" else pair["more_notes"] or "no number",
         }
-        for pair in pairs
-    }
     return pd.DataFrame(rows).T
 
 
-def flips_table(name: str, before: pd.DataFrame, after: pd.DataFrame, texts: pd.Series | None) -> pd.DataFrame:
-    """The notes that one of two arms alone has right, with the first 80 characters of `texts` where they are given."""
-    flips = pd.DataFrame(
-        {"id": before["id"], "kind": before["kind"], name: before["predicted"], "QLoRA": after["predicted"]}
+def mistakes_table(predictions: pd.DataFrame, texts: pd.Series | None, count: int) -> pd.DataFrame:
+    """List the wrong answers that were surest; with `texts` by id, or ids only where it is None."""
+    wrong = predictions[predictions["kind"] != predictions["predicted"]]
+    sure = wrong["probabilities"].map(lambda shares: max(shares.values()), na_action="ignore").astype(float)
+    wrong = wrong.assign(probability=sure.map(percent)).loc[sure.nlargest(count).index]
+    return _with_texts(wrong[["id", "kind", "predicted", "probability"]], texts)
+
+
+def disagreements_table(
+    name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, texts: pd.Series | None
+) -> pd.DataFrame:
+    """List the notes to which two arms (or runs) give different answers; `change` says if b gained or lost by it."""
+    both = a[["id", "kind", "predicted"]].merge(b[["id", "predicted"]], on="id", suffixes=("_a", "_b"))
+    both = both[both["predicted_a"] != both["predicted_b"]]
+    change = (both["predicted_b"] == both["kind"]).astype(int) - (both["predicted_a"] == both["kind"]).astype(int)
+    both = both.rename(columns={"predicted_a": name_a, "predicted_b": name_b})
+    both = both.assign(change=change.map({1: "gained", -1: "lost", 0: "both wrong"}))
+    return _with_texts(both.sort_values(["change", "kind", "id"], ignore_index=True), texts)
+
+
+def _with_texts(table: pd.DataFrame, texts: pd.Series | None) -> pd.DataFrame:
+    return table if texts is None else table.assign(text=table["id"].map(texts))
+
+
+def show_rows(table: pd.DataFrame):
+    """Style a list for a notebook: every row, texts with their line breaks."""
+    if "text" in table:
+        cut = table["text"].str.slice(0, TEXT_CHARACTERS)
+        table = table.assign(text=cut.where(cut == table["text"], cut + "…"))
+    left = [("text-align", "left"), ("white-space", "pre-wrap")]
+    return (
+        table.style.hide(axis="index").format(escape="html").set_table_styles([{"selector": "th, td", "props": left}])
     )
-    change = (flips["QLoRA"] == flips["kind"]).astype(int) - (flips[name] == flips["kind"]).astype(int)
-    flips["change"] = change.map({1: "gained", -1: "lost", 0: ""})
-    if texts is not None:
-        flips["text"] = texts.str.slice(0, 80)
-    return flips[change != 0].sort_values(["change", "kind", "id"], ignore_index=True)

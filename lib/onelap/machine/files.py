@@ -1,0 +1,61 @@
+"""Files below a folder; nothing is opened.
+
+A file or folder that is skipped is named with its reason, so that files in the folder = files yielded + files skipped.
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+
+def files_below(folder: Path, ignored: Collection[str]) -> Iterator[tuple[Path, int, str]]:
+    """Yield (path, 1, "") for each file to read, and (path, files, reason) for each file or folder that is skipped.
+
+    Links to folders are followed once. Hidden folders, and those whose name (lower case, letters only) is in `ignored`,
+    are counted, not opened.
+    """
+    root = folder.resolve()
+    waiting, visited = [folder], {root}
+    while waiting:
+        current = waiting.pop()
+        try:
+            paths = sorted(current.iterdir())
+        except OSError as error:
+            yield current, 1, f"folder cannot be opened: {error.strerror}"
+            continue
+        for path in paths:
+            try:
+                is_folder, reason = path.is_dir(), _why_skipped(path, ignored)
+            except OSError as error:
+                is_folder, reason = False, f"cannot be opened: {error.strerror}"
+            if not is_folder:
+                yield path, 1, reason
+            elif path.is_symlink() and (reason or path.resolve().is_relative_to(root) or path.resolve() in visited):
+                yield path, 1, reason or "link to a folder that is read anyway"
+            elif reason:
+                if files := sum(len(names) for *_, names in os.walk(path)):
+                    yield path, files, reason
+            elif path.resolve() not in visited:  # a link may have led here before
+                visited.add(path.resolve())
+                waiting.append(path)
+
+
+def _why_skipped(path: Path, ignored: Collection[str]) -> str:
+    """Why a file or folder is skipped; empty where it is read."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.is_dir():
+        letters = re.sub(r"[\W_\d]", "", path.name.lower())
+        return "templates or attachments" if letters in ignored else ""
+    if not path.exists():
+        return "link to nothing"
+    return "" if path.is_file() else "not a regular file"
+
+
+def printable(name: object) -> str:
+    """Write a file's name as text: Linux allows any bytes in it, Windows half an emoji."""
+    try:
+        return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return str(name).encode("utf-8", "replace").decode()

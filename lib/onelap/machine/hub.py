@@ -1,0 +1,50 @@
+"""Models of the Hugging Face hub: the only place where something is downloaded.
+
+A model is named `owner/name@revision`. A revision is a commit: without one, another download may bring another model.
+"""
+
+from pathlib import Path
+
+from onelap import UserError
+
+FETCHED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """Split `owner/name@revision` into repository and revision; None stands for the newest one."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or None
+
+
+def fetch(name: str) -> Path:
+    """Download weights, configuration and tokenizer from the hub, which learns name and revision only.
+
+    Raises UserError where the hub does not answer or refuses (no network, unknown name, a licence that must be accepted
+    first).
+    """
+    try:
+        return _snapshot(name)
+    except Exception as error:  # whatever the network, the hub or the disk raises
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"base_model {name}: not downloaded: {reason}") from None
+
+
+def find_downloaded(name: str) -> Path:
+    """Find the folder in which the hub's client keeps a model. Raises UserError where it was not downloaded."""
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _snapshot(name, local_files_only=True)
+    except (HFValidationError, LocalEntryNotFoundError):
+        raise UserError(
+            f"base_model {name}: there is no such folder, and no model of that name and revision has been downloaded; "
+            f"`onelap fetch PARAMS.yaml` downloads the base of a parameter file, another one with -p base_model={name}"
+        ) from None
+
+
+def _snapshot(name: str, **options) -> Path:
+    """The same files when they are fetched and when they are found, or the client calls the download incomplete."""
+    from huggingface_hub import snapshot_download
+
+    repository, revision = split_name(name)
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=FETCHED, **options))

@@ -1,0 +1,31 @@
+"""Kinds given with `onelap label`: a small file beside the notes, which themselves are never changed."""
+
+import json
+from pathlib import Path
+
+from onelap import UserError
+from onelap.machine.names import normalize
+
+LABELS_SUFFIX = ".labels.jsonl"
+
+
+def labels_path(notes_path: Path) -> Path:
+    """Name the file beside a folder or file of notes that holds their labels."""
+    path = notes_path.resolve() if notes_path.name in ("", "..") else notes_path
+    return path.with_name(path.name + LABELS_SUFFIX)
+
+
+def read_labels(notes_path: Path) -> dict[str, str]:
+    """Read {id: kind}; of several labels of a note the last one counts. Raises UserError for a damaged file."""
+    file = labels_path(notes_path)
+    if not file.exists():
+        return {}
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        rows = [json.loads(line) for line in lines if line.strip()]
+        valid = all(isinstance(row["id"], str) and isinstance(row["kind"], str) for row in rows)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: expected lines of id and kind, could not read them: {error!r}") from None
+    if not valid:
+        raise UserError(f"{file}: expected lines of id and kind, both of them text")
+    return {row["id"]: normalize(row["kind"]) for row in rows}
