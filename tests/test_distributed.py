@@ -144,5 +144,5 @@ def test_what_cannot_be_shared_is_refused(prepare, monkeypatch):
         train_run(run, sharded=False)
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UserError, match="effective_batch 8: expected a multiple of micro_batch 4 times 4 processes"):
+    with pytest.raises(UserError, match="expected a divisor of effective_batch 8, found 4 times 4 processes"):
         train_run(run, sharded=False)

@@ -21,12 +21,15 @@ from onelap.cli import parse
 from onelap.lap.parameters import SET_BY_THE_RUNNER, read_parameters, read_schema
 from onelap.lap.run import Run
 from onelap.machine.precision import autocast, choose_precision
-from onelap.qlora.plan import OVERHEAD, SHAPES, Forecast, Pace, Setting, Shape, Workload, memory, training_seconds
+from onelap.qlora.plan import OVERHEAD, SHAPES, Forecast, Pace, Shape, Workload, memory, training_seconds
 from onelap.qlora.training import TARGETS, add_lora
 from tests.conftest import TOY_RECIPE
 from tests.test_training import SIXTEEN_BITS
 
-SETTING = Setting(512, 3.0, 8, 8, False, 16, 0.05, 4)
+SETTING = {
+    "max_length": 512, "epochs": 3.0, "micro_batch": 8, "effective_batch": 8, "gradient_checkpointing": False,
+    "lora_rank": 16, "lora_dropout": 0.05, "evaluations": 4, "time_budget_hours": 100.0,
+}  # fmt: skip
 
 
 def test_the_shape_counts_the_weights_of_the_real_model(toy_base):
@@ -121,32 +124,31 @@ def test_a_workload_pads_each_batch_to_its_longest_note():
     assert training_seconds(work, 2.0, 3, step, forward) == pytest.approx(OVERHEAD * (2 * (2 + 12) + 3 * 0.5))
 
 
-def forecast_for(memory_gb=100.0, hours=100.0):
+def forecast_for(memory_gb=100.0):
     notes = np.random.default_rng(0).integers(20, 600, 500).tolist()
-    return Forecast(
-        SHAPES["Qwen/Qwen2.5-3B-Instruct"], notes, 60, 80, "cuda", 2, 30e12, memory_gb, "somewhere", True, hours
-    )
+    return Forecast(SHAPES["Qwen/Qwen2.5-3B-Instruct"], notes, 60, 80, "cuda", 2, 30e12, memory_gb, "somewhere")
 
 
-def test_what_fits_needs_no_change():
+def test_plan_changes_nothing_where_the_training_fits():
     assert forecast_for().propose(SETTING) == (SETTING, [])
 
 
-def test_too_little_memory_is_met_without_changing_the_result_first():
+def test_plan_meets_too_little_memory_without_changing_the_result_first():
     setting, changes = forecast_for(memory_gb=8.0).propose(SETTING)
     assert changes == ["micro_batch=1 (the result stays the same)"]
-    assert setting == replace(SETTING, micro_batch=1)
+    assert setting == SETTING | {"micro_batch": 1}
     assert not any(forecast_for(memory_gb=8.0).excess(setting))
 
 
-def test_too_little_time_costs_text_before_epochs_and_says_how_many_notes():
-    enough = forecast_for().cost(SETTING)[1]
-    setting, changes = forecast_for(hours=0.9 * enough).propose(SETTING)
-    assert setting.max_length < SETTING.max_length and setting.epochs == SETTING.epochs
-    cut = sum(note + 60 > setting.max_length for note in forecast_for().notes)
-    assert changes == [f"max_length={setting.max_length} ({cut} of 500 training notes lose text)"]
-    assert not any(forecast_for(hours=0.9 * enough).excess(setting))
-    assert forecast_for(hours=0.1 * enough).propose(SETTING)[0].epochs < SETTING.epochs
+def test_plan_meets_too_little_time_by_text_before_epochs_and_counts_the_notes():
+    hours = forecast_for().cost(SETTING)[1]
+    short = SETTING | {"time_budget_hours": 0.9 * hours}
+    setting, changes = forecast_for().propose(short)
+    assert setting["max_length"] < SETTING["max_length"] and setting["epochs"] == SETTING["epochs"]
+    cut = sum(note + 60 > setting["max_length"] for note in forecast_for().notes)
+    assert changes == [f"max_length={setting['max_length']} ({cut} of 500 training notes lose text)"]
+    assert not any(forecast_for().excess(setting))
+    assert forecast_for().propose(SETTING | {"time_budget_hours": 0.1 * hours})[0]["epochs"] < SETTING["epochs"]
 
 
 def test_plan_answers_before_anything_is_downloaded(onelap, complaint, capsys, toy_params):
@@ -164,7 +166,7 @@ def test_plan_answers_before_anything_is_downloaded(onelap, complaint, capsys, t
     assert "some real steps say" in here.stdout and "some real steps" not in result.stdout
     assert "It would with the changes that cost least: max_length=" in here.stdout
     unknown = complaint("plan", toy_params, "-p", "base_model=nobody/nothing")
-    assert "another one with -p base_model=nobody/nothing" in unknown
+    assert "`onelap fetch PARAMS.yaml` downloads it" in unknown
 
 
 def resolved(path, overrides=()):

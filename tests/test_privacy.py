@@ -327,7 +327,7 @@ def test_fetch_tells_the_hub_a_name_and_a_revision(hub, onelap, toy_base, toy_pa
     wanted = ["-p", f"base_model=toy/base@{commit}"]
     missing = onelap("run", toy_params, *wanted, env=environment)
     assert missing.returncode == 2
-    assert f"`onelap fetch params/one_lap.yaml -p base_model=toy/base@{commit}` downloads it" in missing.stderr
+    assert f"`onelap fetch {toy_params} -p base_model=toy/base@{commit}` downloads it" in missing.stderr
     assert requests == [], "only fetch may ask"
     result = onelap("fetch", toy_params, *wanted, env=environment)
     assert result.returncode == 0, result.stderr

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from onelap.lap.parameters import NOTEBOOKS
-from onelap.lap.report import write_report
+from onelap.lap.report import MAIN_FIGURES, _main_figures, _without_places, write_report
 from onelap.lap.run import Run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -41,7 +42,7 @@ FRAME = """<body style="margin: 0"><pre id="seen"></pre>
 
 @pytest.fixture(scope="module")
 def page(lap, tmp_path_factory):
-    """The file."""
+    """The report of the lap."""
     file = tmp_path_factory.mktemp("report") / "report.html"
     write_report(Run(lap[0]), file)
     return file
@@ -58,7 +59,7 @@ class Attributes(html.parser.HTMLParser):
         self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
 
 
-def test_it_asks_nothing_of_any_other_place(page):
+def test_report_requests_nothing_from_anywhere(page):
     text = page.read_text(encoding="utf-8")
     found = Attributes(text)
     assert all(link.startswith(("data:", "#")) for link in found.links), found.links
@@ -66,7 +67,7 @@ def test_it_asks_nothing_of_any_other_place(page):
     assert "@import" not in text and not re.search(r"url\((?!['\"]?data:)", text)
 
 
-def test_the_result_comes_first_then_the_notebooks_with_their_code_folded(lap, page):
+def test_report_puts_the_result_first_and_folds_the_code_of_the_notebooks(lap, page):
     text = page.read_text(encoding="utf-8")
     sentence = json.loads((lap[0] / "comparison.json").read_text(encoding="utf-8"))["sentence"]
     places = [text.index(f'<section id="{path.stem}">') for path in NOTEBOOKS]
@@ -75,6 +76,34 @@ def test_the_result_comes_first_then_the_notebooks_with_their_code_folded(lap, p
     assert len(folded) == text.count('<div class="input_area">') > 50
     assert "No attempt to reach another machine was made." in text
     assert len(text) < 1_000_000
+
+
+def test_report_shows_the_main_figures_with_their_readings_above_the_notebooks(page):
+    above = page.read_text(encoding="utf-8").partition("<section")[0]
+    figures = re.findall(
+        r'<figure><img src="data:image/svg\+xml;base64,[^"]+" alt="(.*?)"><figcaption>(.*?)</figc', above, re.S
+    )
+    assert [title for title, _ in figures] == list(MAIN_FIGURES.values())
+    assert all(re.search(r"<strong>QLoRA</strong> \w+ \d+ %", reading) for _, reading in figures), figures
+
+
+def test_report_names_each_arm_and_marks_the_tuned_one(page):
+    above = page.read_text(encoding="utf-8").partition("<section")[0]
+    (chosen,) = re.findall(r'<tr class="chosen"><td>(.*?)</td><td>(.*?)</td>', above)
+    assert chosen == ("QLoRA", "qlora") and "<td>untuned, label bias removed</td><td>base_unbiased</td>" in above
+
+
+def test_main_figures_are_found_by_tag_whatever_the_cell_calls(notebook):
+    path = notebook("05_compare", 'run_dir: str = "."  # folder', "draw()", "figures.accuracies(metrics)")
+    cells = nbformat.read(path, as_version=4)
+    for cell in cells.cells[1:]:
+        outputs = {"image/png": "aGk="}, {"text/markdown": "**most** 5 %"}
+        cell.outputs = [nbformat.v4.new_output("display_data", data) for data in outputs]
+    cells.cells[1].metadata["tags"] = ["figure:accuracies"]
+    nbformat.write(cells, path)
+    (figure,) = _main_figures([path])
+    assert figure["title"] == MAIN_FIGURES["figure:accuracies"] and figure["image"] == "data:image/png;base64,aGk="
+    assert figure["reading"].strip() == "<p><strong>most</strong> 5 %</p>"
 
 
 def seen(page, tmp_path, width, *options):
@@ -95,7 +124,7 @@ def seen(page, tmp_path, width, *options):
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium here")
 @pytest.mark.parametrize("width", [400, 1400])
-def test_a_browser_shows_verdict_and_figures(page, tmp_path, width):
+def test_report_shows_verdict_and_figures_in_a_browser(page, tmp_path, width):
     shown = seen(page, tmp_path, width)
     assert shown["wrong"] == [] and shown["requests"] == []
     assert shown["width"] == width and shown["page"] <= width, "it scrolls sideways"
@@ -106,7 +135,7 @@ def test_a_browser_shows_verdict_and_figures(page, tmp_path, width):
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium here")
-def test_it_is_dark_for_who_likes_it_dark(page, tmp_path):
+def test_report_is_dark_where_the_reader_prefers_it(page, tmp_path):
     light = seen(page, tmp_path, 1000, "--blink-settings=preferredColorScheme=1")
     dark = seen(page, tmp_path, 1000, "--blink-settings=preferredColorScheme=0")
     paper, ink = ([brightness(shown[part]) for shown in (light, dark)] for part in ("paper", "ink"))
@@ -117,16 +146,14 @@ def brightness(colour):
     return sum(map(int, re.findall(r"\d+", colour)[:3]))
 
 
-def test_paths_of_this_machine_are_shortened_and_nothing_else(monkeypatch):
-    from onelap.lap.report import _without_places
-
+def test_without_places_shortens_paths_of_this_machine_and_nothing_else(monkeypatch):
     monkeypatch.setattr("pathlib.Path.home", lambda: Path("/home/ann"))
     assert _without_places("/home/ann/vault, /home/anna/x, '/home/ann'") == "~/vault, /home/anna/x, '~'"
     monkeypatch.setattr("pathlib.Path.home", lambda: Path("/"))
     assert _without_places("<p>/etc/</p>") == "<p>/etc/</p>"
 
 
-def test_a_run_that_failed_has_a_report_too(lap, onelap, tmp_path):
+def test_report_of_a_failed_run_says_why_it_has_no_result(lap, onelap, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for name in ("run.json", "params.yaml", "01_data_prep.ipynb"):
@@ -141,6 +168,6 @@ def test_a_run_that_failed_has_a_report_too(lap, onelap, tmp_path):
     assert "This run has no result: the &lt;river&gt; rose." in text and '<section id="01_data_prep">' in text
 
 
-def test_a_place_that_cannot_be_written_is_one_clear_line(lap, complaint, tmp_path):
+def test_report_to_a_place_that_cannot_be_written_is_one_clear_line(lap, complaint, tmp_path):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     assert "cannot be written" in complaint("report", lap[0], "--out", tmp_path / "file/report.html")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import nbformat
 import pytest
 
 from onelap import UserError
@@ -18,6 +19,7 @@ from onelap.notes.read import read_notes
 from tests.conftest import toy_notes, write_jsonl
 
 WRITE = """
+import time
 from pathlib import Path
 executed = Path(run_dir) / "executed.txt"
 before = executed.read_text() if executed.exists() else ""
@@ -25,7 +27,7 @@ executed.write_text(before + {name!r} + " ")
 for file in {files!r}:
     path = Path(run_dir) / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(str(len(before)))
+    path.write_text(str(time.time_ns()))
 """
 FILES = {
     "01_data_prep": ["dataset/train.jsonl"],
@@ -36,21 +38,34 @@ FILES = {
 }
 
 
+@pytest.fixture(scope="module")
+def small_lap(tmp_path_factory):
+    """A finished run of five small notebooks, and the notebooks. Nothing may be changed in it."""
+    folder = tmp_path_factory.mktemp("lap")
+    run, notebooks = Run.create("toy", {}, folder / "run"), []
+    for name, files in FILES.items():
+        code = ['run_dir: str = "."  # folder', WRITE.format(name=name, files=files)]
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in code])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.cells[0].metadata["tags"] = ["parameters"]
+        notebooks.append(folder / f"{name}.ipynb")
+        nbformat.write(notebook, notebooks[-1])
+    run_lap(run, {}, notebooks)
+    return run, notebooks
+
+
 @pytest.fixture
-def finished(notebook, tmp_path):
-    """A finished run of five small notebooks, and a function that resumes it and returns which of them were executed."""
-    run = Run.create("toy", {}, tmp_path / "run")
-    notebooks = [
-        notebook(name, 'run_dir: str = "."  # folder', WRITE.format(name=name, files=files))
-        for name, files in FILES.items()
-    ]
+def finished(small_lap, tmp_path):
+    """A copy of the finished run, and a function that resumes it and returns which notebooks were executed."""
+    original, notebooks = small_lap
+    run = Run(shutil.copytree(original.path, tmp_path / "run"))
+    executed = run.path / "executed.txt"
 
     def resume():
-        before = len((run.path / "executed.txt").read_text(encoding="utf-8").split())
+        executed.write_text("", encoding="utf-8")
         run_lap(run, {}, notebooks)
-        return [name[:2] for name in (run.path / "executed.txt").read_text(encoding="utf-8").split()[before:]]
+        return [name[:2] for name in executed.read_text(encoding="utf-8").split()]
 
-    run_lap(run, {}, notebooks)
     return run, resume
 
 
@@ -66,18 +81,17 @@ def test_finished_notebooks_are_kept(finished, capsys):
 
 
 @pytest.mark.parametrize(
-    ("file", "executed"),
+    ("file", "damage", "executed"),
     [
-        ("arms/tfidf/metrics.json", ["02", "05"]),
-        ("arms/qwen/metrics.json", ["02", "05"]),  # begins as the tuned arm's name does
-        ("arms/qlora/metrics.json", ["04", "05"]),
-        ("adapter/adapter_model.safetensors", ["03", "04", "05"]),
-        ("dataset/train.jsonl", ["01", "02", "03", "04", "05"]),
-        ("comparison.json", ["05"]),
+        ("arms/tfidf/metrics.json", "changed", ["02", "05"]),
+        ("arms/qwen/metrics.json", "removed", ["02", "05"]),  # begins with the letter of the tuned arm
+        ("arms/qlora/metrics.json", "removed", ["04", "05"]),
+        ("adapter/adapter_model.safetensors", "changed", ["03", "04", "05"]),
+        ("dataset/train.jsonl", "removed", ["01", "02", "03", "04", "05"]),
+        ("comparison.json", "changed", ["05"]),
     ],
 )
-@pytest.mark.parametrize("damage", ["removed", "changed"])
-def test_missing_or_changed_file_repeats_its_notebook_and_those_that_read_it(finished, file, executed, damage):
+def test_missing_or_changed_file_repeats_its_notebook_and_those_that_read_it(finished, file, damage, executed):
     run, resume = finished
     if damage == "removed":
         (run.path / file).unlink()

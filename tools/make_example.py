@@ -1,6 +1,6 @@
-"""The example that the README shows, from a lap with the embedded base: docs/example/report.html and docs/result.png.
+"""Make the example that the README shows, from a lap with the embedded base.
 
-make example
+`make example` writes docs/example/report.html and docs/result.png.
 """
 
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ PARAMS = PROJECT / "params" / "embedded.yaml"
 
 
 def main() -> None:
-    """One lap, its report and its first figure."""
+    """Run a lap; write its report and its first figure."""
     parameters, problems = read_parameters(PARAMS)
     problems += resolve_inputs(parameters)
     if problems:
@@ -26,9 +26,10 @@ def main() -> None:
     with run.locked():
         run_lap(run, parameters)
     write_report(run, PROJECT / "docs" / "example" / "report.html")
-    figures.accuracies(read_json(run.comparison_path)["arms"])
+    comparison = read_json(run.comparison_path)
+    reading = figures.accuracies(comparison["arms"])
     plt.savefig(PROJECT / "docs" / "result.png", dpi=150)
-    print(read_json(run.comparison_path)["sentence"])
+    print(reading, comparison["sentence"], sep="\n")
 
 
 if __name__ == "__main__":

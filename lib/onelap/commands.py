@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from onelap import PROJECT, UserError, find_path
 
@@ -28,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"{old.params_path}: expected the parameters of this run, found none")
     parameters, problems = read_parameters(params or old.parameters, options.parameter)
     problems += resolve_inputs(parameters)
-    _refuse(problems, params)
+    _refuse(problems, options)
     if old is None or options.force_new:
         lap = Run.create(params.name if params else old.record["params"], parameters, options.run)
     else:
@@ -77,12 +76,11 @@ def _two_runs(options: argparse.Namespace) -> None:
 def fetch(options: argparse.Namespace) -> None:
     """`onelap fetch`: download the base model that a parameter file names."""
     from onelap.machine import hub
-    from onelap.qlora.plan import download_size
 
     name = _parameters(options)["base_model"]
     if find_path(name).exists():
         return print(f"{name} is a folder on this machine; there is nothing to download")
-    print(f"downloading {name}{download_size(name)}", file=sys.stderr, flush=True)
+    print(f"downloading {name}{hub.download_size(name)}", file=sys.stderr, flush=True)
     print(hub.fetch(name))
 
 
@@ -95,22 +93,23 @@ def plan(options: argparse.Namespace) -> None:
         return print(*explain_parameters(parameters, find_path(options.params), options.parameter), sep="\n")
     from onelap.arms.base import is_downloaded
     from onelap.machine.precision import choose_precision
-    from onelap.qlora.plan import Setting, forecast, rehearse
+    from onelap.qlora.plan import forecast, rehearse
 
     precision = choose_precision(parameters["precision"])
-    expected, setting = forecast(parameters, precision), Setting.of(parameters)
-    parts, hours = expected.cost(setting)
-    print(f"{parameters['base_model']}, {len(expected.notes)} notes to train on, {setting.epochs:g} epochs")
+    expected = forecast(parameters, precision)
+    parts, hours = expected.cost(parameters)
+    print(f"{parameters['base_model']}, {len(expected.notes)} notes to train on, {parameters['epochs']:g} epochs")
     for part, size in (parts | {"in total": sum(parts.values())}).items():
         print(f"    {part:30} {size:6.2f} GB")
     print(f"    {'available':30} {expected.memory_gb:6.2f} GB {expected.machine}")
-    print(f"    {'training':30} {hours:6.2f} hours of {expected.hours:g}, at {expected.rate / 1e12:.2g} TFLOP/s")
+    budget, teraflops = parameters["time_budget_hours"], expected.rate / 1e12
+    print(f"    {'training':30} {hours:6.2f} hours of {budget:g}, at {teraflops:.2g} TFLOP/s")
     if expected.here and is_downloaded(parameters["base_model"]):
         hours, peak = rehearse(parameters, precision)
         print(f"    {'some real steps say':30} {hours:6.2f} hours, {peak:.2f} GB at the peak")
-    if not any(expected.excess(setting)):
+    if not any(expected.excess(parameters)):
         return print("It fits.")
-    changed, changes = expected.propose(setting)
+    changed, changes = expected.propose(parameters)
     if any(expected.excess(changed)):
         print(f"It does not fit, not even with {', '.join(changes) or 'any change'}: it needs a smaller base_model.")
     else:
@@ -147,7 +146,7 @@ def label(options: argparse.Namespace) -> None:
     if not sys.stdin.isatty():
         raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
     parameters, problems = read_parameters(None, options.parameter)
-    _refuse(problems)
+    _refuse(problems, options)
     path, fields = locate_notes(options.notes), Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
     reading = read_all(path, fields)
     if options.review:
@@ -228,10 +227,14 @@ def _parameters(options: argparse.Namespace) -> dict:
 
     params = find_path(options.params)
     parameters, problems = read_parameters(params, options.parameter)
-    _refuse(problems, params)
+    _refuse(problems, options)
     return parameters
 
 
-def _refuse(problems: list[str], params: Path | None = None) -> None:
+def _refuse(problems: list[str], options: argparse.Namespace) -> None:
+    """Raise all problems as one UserError, with the command to fetch a base that is missing."""
     if problems:
-        raise UserError((f"{params.name}: " if params else "") + "; ".join(problems))
+        params = getattr(options, "params", None)
+        fetched = " ".join([str(params), *(f"-p {one}" for one in options.parameter if one.startswith("base_model="))])
+        message = "; ".join(problems).replace("PARAMS.yaml", fetched if params else "PARAMS.yaml")
+        raise UserError((f"{params.name}: " if params else "") + message)

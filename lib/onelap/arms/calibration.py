@@ -27,8 +27,7 @@ class Calibration:
     """
 
     offsets: dict[str, float]
-    label_temperature: float = 1.0
-    """That of the training: the adapter has learnt the scores divided by it."""
+    label_temperature: float = 1.0  # that of the training: the adapter has learnt the scores divided by it
     temperature: float = 1.0
     threshold: float | None = None
     """Probability from which an answer is sure; None where no threshold reached the target accuracy."""
@@ -54,7 +53,8 @@ def adjust_for_skew(trained_on: pd.Series, kinds: list[str], strength: float, la
     `trained_on` are the training notes' kinds. A strength of 1 removes their shares from the scores, which costs
     accuracy; 0 leaves them. What was measured is in docs/LOG.md.
     """
-    return Calibration(_offsets(kinds, -strength * np.log(_shares(trained_on, kinds))), label_temperature)
+    offsets = -strength * np.log(_shares(trained_on, kinds))
+    return Calibration(dict(zip(kinds, offsets.tolist(), strict=True)), label_temperature)
 
 
 def without_label_bias(probabilities: np.ndarray, trained_on: pd.Series, kinds: list[str]) -> Calibration:
@@ -69,7 +69,7 @@ def without_label_bias(probabilities: np.ndarray, trained_on: pd.Series, kinds: 
     for _ in range(ITERATIONS):
         means = softmax(_log(probabilities) + offsets, axis=1).mean(axis=0)
         offsets += np.log(shares / means)
-    return Calibration(_offsets(kinds, offsets))
+    return Calibration(dict(zip(kinds, offsets.tolist(), strict=True)))
 
 
 def fit(calibration: Calibration, probabilities: np.ndarray, truth: pd.Series, target: float) -> Calibration:
@@ -107,10 +107,6 @@ def _choose_threshold(confidence: np.ndarray, right: np.ndarray, target: float) 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities, MIN_PROBABILITY))
-
-
-def _offsets(kinds: list[str], values: np.ndarray) -> dict[str, float]:
-    return dict(zip(kinds, map(float, values), strict=True))
 
 
 def _shares(trained_on: pd.Series, kinds: list[str]) -> np.ndarray:

@@ -38,12 +38,10 @@ class Prompt:
     """The prompt of one base model for one set of kinds."""
 
     tokenizer: "PreTrainedTokenizerBase"
-    before: list[int]
-    """The same for every note: definitions, examples, instruction."""
+    before: list[int]  # the same for every note: definitions, examples, instruction
     after: list[int]
     answers: dict[str, list[int]]
-    note_budget: int
-    """Tokens of a note that fit into `max_length`."""
+    note_budget: int  # tokens of a note that fit into `max_length`
 
     @property
     def digest(self) -> str:

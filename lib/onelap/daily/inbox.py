@@ -22,8 +22,7 @@ MAX_LINE = 10 * MAX_BYTES  # bytes; JSON may write one character in six
 class Item:
     """A text to sort, as the model sees it, or what is wrong with it."""
 
-    where: dict[str, str | int]
-    """`path`, `id`, or both for a row in a file."""
+    where: dict[str, str | int]  # `path`, `id`, or both for a row in a file
     text: str = ""
     error: str = ""
 

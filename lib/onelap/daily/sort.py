@@ -34,13 +34,10 @@ DIGITS = 4  # of a probability; further digits depend on the notes that were sco
 class Answer:
     """The kind of a note."""
 
-    kind: str | None
-    """The likeliest kind; None for a note without words, or one that the model cannot score."""
-    confidence: float
-    """Its probability; 0 where there is no kind."""
+    kind: str | None  # the likeliest kind; None for a note without words, or one that the model cannot score
+    confidence: float  # its probability; 0 where there is no kind
     probabilities: dict[str, float]
-    sure: bool
-    """Whether the confidence reaches the threshold; where it does not, the note is better left for a person."""
+    sure: bool  # whether the confidence reaches the threshold; where it does not, the note is better left for a person
 
 
 NO_ANSWER = Answer(None, 0.0, {}, False)

@@ -47,6 +47,7 @@ def train_run(run, sharded: bool):
     """
     from onelap.arms.base import load_tokenizer, locate_base
     from onelap.arms.prompts import build_prompt
+    from onelap.lap.sharding import shard
     from onelap.machine.precision import choose_precision
     from onelap.qlora.recipe import Recipe, processes
     from onelap.qlora.training import prepare_trainer, train
@@ -62,7 +63,7 @@ def train_run(run, sharded: bool):
     prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], parameters["max_length"])
     notes = run.read_part("train"), run.read_part("validation")
     precision, recipe = choose_precision(parameters["precision"]), Recipe.of(parameters)
-    trainer = prepare_trainer(base, prompt, precision, recipe, *notes, run.training_path, sharded)
+    trainer = prepare_trainer(base, prompt, precision, recipe, *notes, run.training_path, shard if sharded else None)
     with run.locked() if IS_FIRST else nullcontext():
         train(trainer, run.adapter_path, 3600 * parameters["time_budget_hours"])
     return trainer

@@ -55,20 +55,8 @@ if TYPE_CHECKING:  # these take time that a command without a model need not wai
     from onelap.qlora.trainer import KindTrainer
 
 RECORDED_PACKAGES = [
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "datasets",
-    "accelerate",
-    "papermill",
-    "scikit-learn",
-    "pandas",
-    "numpy",
-    "scipy",
-    "tokenizers",
-    "safetensors",
+    *("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill", "scikit-learn"),
+    *("pandas", "numpy", "scipy", "tokenizers", "safetensors"),
 ]
 
 
@@ -104,10 +92,10 @@ class Run:
         run = cls(path)
         if run.record_path.exists():
             raise UserError(
-                f"{path}: already holds a run; go on with it by `onelap run --resume {path}`, or name another folder"
+                f"{path}: already holds a run; continue it with `onelap run --resume {path}`, or name another folder"
             )
         try:
-            _for_the_owner_only(run.path)
+            _make_private(run.path)
             text = yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False)
             write_text(run.params_path, text)
         except OSError as error:
@@ -115,15 +103,9 @@ class Run:
         run.update(
             status="running",
             params=params,
-            started=now(),
-            session_started=now(),
-            spent_seconds=0.0,
             process=this_process(),
             notebooks={},
-            git=_git_state(),
-            versions=versions(),
-            hardware=gpus.describe(),
-            hashes={},
+            **_circumstances(),
             predicted={"training_seconds": None, "vram_gb": None},
             actual={"seconds": None, "training_seconds": None, "peak_memory_gb": None},
         )
@@ -131,21 +113,12 @@ class Run:
 
     @classmethod
     def open(cls, run_dir: str | Path) -> "Run":
-        """The run folder of a notebook; made if it is not there yet (a notebook run by hand)."""
+        """Open the run folder of a notebook; it is made where it is missing, for a notebook that is run by hand."""
         run = cls(find_path(run_dir))
-        _for_the_owner_only(run.path)
+        _make_private(run.path)
         guard.record_in(run.path)
         if not run.record_path.exists():
-            run.update(
-                status="by hand",
-                started=now(),
-                session_started=now(),
-                spent_seconds=0.0,
-                versions=versions(),
-                git=_git_state(),
-                hardware=gpus.describe(),
-                hashes={},
-            )
+            run.update(status="by hand", **_circumstances())
         return run
 
     @property
@@ -175,7 +148,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other `onelap run` processes out; the system takes the lock back from a process that dies.
+        """Keep other `onelap run` processes out; the system releases the lock of a process that dies.
 
         Raises UserError where another process holds it.
         """
@@ -217,11 +190,7 @@ class Run:
     # Dataset
 
     def write_inventory(self, reading: "Reading", fields: Fields, counts: dict[str, int], are_samples: bool) -> None:
-        """Write the manifest's first part, what was read: it is there should the notes be refused later.
-
-        What an earlier execution left of the dataset is removed.
-        """
-        self.clear(self.dataset_path)
+        """Write the manifest's first part, what was read: it is there should the notes be refused later."""
         every = pd.concat([reading.notes, reading.unlabelled])
         encodings = reading.notes.groupby("encoding")["id"].apply(list).drop("utf-8", errors="ignore")
         inventory = {
@@ -399,8 +368,8 @@ class Run:
         self.update(scoring={"base_model": base_model, "max_length": max_length, "score_batch": score_batch})
 
 
-def _for_the_owner_only(folder: Path) -> None:
-    """Make a folder that nobody else on this machine can read, nor what this process writes from here on (POSIX)."""
+def _make_private(folder: Path) -> None:
+    """Make a folder that only its owner can read, like everything that this process writes from here on (POSIX)."""
     os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -409,6 +378,19 @@ def _for_the_owner_only(folder: Path) -> None:
 def _merged(old: dict, new: dict) -> dict:
     both = {name: _merged(old[name], new[name]) for name in old.keys() & new if isinstance(old[name], dict)}
     return old | new | both
+
+
+def _circumstances() -> dict:
+    """Describe what a run starts from: time, code, versions and hardware; its hashes are still to come."""
+    return {
+        "started": now(),
+        "session_started": now(),
+        "spent_seconds": 0.0,
+        "git": _git_state(),
+        "versions": versions(),
+        "hardware": gpus.describe(),
+        "hashes": {},
+    }
 
 
 def this_process() -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onelap import UserError
 
+DOWNLOAD_GB = {"Qwen/Qwen2.5-3B-Instruct": 6.2, "meta-llama/Llama-3.1-8B-Instruct": 16.1}  # two bytes a weight
 FETCHED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 
 
@@ -14,6 +15,12 @@ def split_name(name: str) -> tuple[str, str | None]:
     """Split `owner/name@revision` into repository and revision; None stands for the newest one."""
     repository, _, revision = name.partition("@")
     return repository, revision or None
+
+
+def download_size(name: str) -> str:
+    """Write how much there is to download, after a comma; empty for a model that is not in `params/`."""
+    size = DOWNLOAD_GB.get(split_name(name)[0])
+    return f", {size} GB" if size else ""
 
 
 def fetch(name: str) -> Path:
@@ -38,7 +45,7 @@ def find_downloaded(name: str) -> Path:
     except (HFValidationError, LocalEntryNotFoundError):
         raise UserError(
             f"base_model {name}: there is no such folder, and no model of that name and revision has been downloaded; "
-            f"`onelap fetch PARAMS.yaml` downloads the base of a parameter file, another one with -p base_model={name}"
+            f"`onelap fetch PARAMS.yaml` downloads it{download_size(name)}"
         ) from None
 
 

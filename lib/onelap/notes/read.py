@@ -77,14 +77,10 @@ class Skip:
 class Reading:
     """All notes below a path. Files and rows = notes + the sum of `skipped["count"]`."""
 
-    notes: pd.DataFrame
-    """The labelled notes: COLUMNS, sorted by id."""
-    unlabelled: pd.DataFrame
-    """Notes with a text and no kind: COLUMNS, sorted by id; they are among the skipped, too."""
-    skipped: pd.DataFrame
-    """`where, count, reason`."""
-    removed: Counter
-    """How often something was taken out of a text that gave its kind away, by what it was."""
+    notes: pd.DataFrame  # the labelled notes: COLUMNS, sorted by id
+    unlabelled: pd.DataFrame  # notes with a text and no kind: COLUMNS, sorted by id; they are among the skipped, too
+    skipped: pd.DataFrame  # `where, count, reason`
+    removed: Counter  # how often something was taken out of a text that gave its kind away, by what it was
 
     @property
     def digest(self) -> str:
@@ -221,9 +217,7 @@ def _why_without_notes(file: Path) -> str:
 
 
 def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
-    """What folders say, by the fields' names: any of them the style, the top one of the others the kind, the rest the
-    source.
-    """
+    """Values by the fields' names: any folder may be the style, the top one of the others the kind, the rest the source."""
     folders = name.split("/")[:-1]
     styles = [named_after(folder, fields.styles) for folder in folders]
     folders = [folder for folder, style in zip(folders, styles, strict=True) if not style]
@@ -246,12 +240,11 @@ def _notes_of_file(path: Path, place: Place, defaults: dict[str, str], fields: F
         written, modified = written_on({}, path.stem), modified_on(path)
         yield _note(place, content, {}, fields, defaults | {"written": written}, encoding, modified)
         return
-    skip = Skip(place, "no rows")
-    for number, values in rows_of(path, content):
-        skip = None
+    rows = list(rows_of(path, content))
+    if not rows:
+        yield Skip(place, "no rows")
+    for number, values in rows:
         yield note_of_row(replace(place, line=number), values, fields, defaults, encoding)
-    if skip:
-        yield skip
 
 
 def note_of_row(

@@ -38,12 +38,10 @@ class TrainingLog(TrainerCallback):
         self.started = self.step_started = time.perf_counter() - before
         self.line, self.first_step = ProgressLine(state.max_steps, "step"), state.global_step
 
-    def on_step_begin(self, args, state, control, **_):
-        """Start the step's clock, after a validation pass has run."""
+    def on_step_begin(self, args, state, control, **_):  # after a validation pass
         self.step_started = time.perf_counter()
 
-    def on_step_end(self, args, state, control, **_):
-        """Stop the step's clock, before a validation pass runs."""
+    def on_step_end(self, args, state, control, **_):  # before a validation pass
         self.step_seconds = time.perf_counter() - self.step_started
 
     def on_log(self, args, state, control, logs, **_):
@@ -100,7 +98,6 @@ class Checkpoints(TrainerCallback):
         self.seconds = 60 * minutes
 
     def on_train_begin(self, args, state, control, **_):
-        """Start the clock."""
         self.saved = time.monotonic()
 
     def on_step_end(self, args, state, control, **_):

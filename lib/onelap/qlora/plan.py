@@ -8,7 +8,7 @@ of 10⁹ bytes (GB), all rates in floating-point operations a second.
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +50,9 @@ class Shape:
     hidden: int
     intermediate: int
     layers: int
-    key_value: int
-    """Width of keys and values: heads times their size."""
+    key_value: int  # width of keys and values: heads times their size
     vocabulary: int
-    tied: bool
-    """Whether input embeddings and head are the same matrix."""
+    tied: bool  # whether input embeddings and head are the same matrix
 
     @classmethod
     def read(cls, base: Path) -> "Shape":
@@ -92,12 +90,6 @@ SHAPES = {  # of the models that params/ names, from their config.json; so a pla
     "Qwen/Qwen2.5-3B-Instruct": Shape(2048, 11008, 36, 256, 151936, tied=True),
     "meta-llama/Llama-3.1-8B-Instruct": Shape(4096, 14336, 32, 1024, 128256, tied=False),
 }
-
-
-def download_size(base_model: str) -> str:
-    """Write how much there is to download, after a comma; empty for a model whose shape is unknown."""
-    shape = SHAPES.get(hub.split_name(base_model)[0])
-    return f", {2 * (shape.linear + shape.embeddings) / 1e9:.1f} GB" if shape else ""
 
 
 def memory(
@@ -151,14 +143,10 @@ def matmul_rate(precision: Precision) -> float:
 class Workload:
     """The tokens that a training reads, padding included."""
 
-    batches: int
-    """Micro-batches an epoch."""
-    tokens: int
-    """In all micro-batches of an epoch."""
-    longest: int
-    """In the largest micro-batch."""
-    validation: tuple[int, int]
-    """Batches and tokens of a validation pass."""
+    batches: int  # micro-batches an epoch
+    tokens: int  # in all micro-batches of an epoch
+    longest: int  # in the largest micro-batch
+    validation: tuple[int, int]  # batches and tokens of a validation pass
 
     @classmethod
     def of(cls, train: list[int], validation: list[int], micro_batch: int, validation_batch: int) -> "Workload":
@@ -241,94 +229,71 @@ def _fit_pace(points: list[tuple[int, float]]) -> Pace:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """The parameters that decide memory and time of a training."""
-
-    max_length: int
-    epochs: float
-    micro_batch: int
-    effective_batch: int
-    gradient_checkpointing: bool
-    lora_rank: int
-    lora_dropout: float
-    evaluations: int
-
-    @classmethod
-    def of(cls, parameters: dict) -> "Setting":
-        """Pick the setting from all parameters of a lap."""
-        return cls(**{field.name: parameters[field.name] for field in fields(cls)})
-
-
-@dataclass(frozen=True)
 class Forecast:
-    """Predicts memory and hours of a training on these notes, before anything is loaded."""
+    """Predicts memory and hours of a training on these notes, before anything is loaded.
+
+    Its methods take all parameters of a lap, which a proposal changes.
+    """
 
     shape: Shape
-    notes: list[int]
-    """Tokens of every training note, uncut."""
-    around: int
-    """Tokens of prompt and answers."""
-    validation: int
-    """Number of validation notes."""
+    notes: list[int]  # tokens of every training note, uncut
+    around: int  # tokens of prompt and answers
+    validation: int  # number of validation notes
     device: str
-    width: int
-    """Bytes of an activation."""
-    rate: float
-    """Operations a second of matrix products."""
-    memory_gb: float
-    """Memory that is available."""
-    machine: str
-    """The machine that is meant, in words."""
-    here: bool
-    """Whether that is this machine."""
-    hours: float
-    """Time that may be spent."""
+    width: int  # bytes of an activation
+    rate: float  # operations a second of matrix products
+    memory_gb: float  # memory that is available
+    machine: str  # the machine that is meant, in words
+    here: bool = True  # whether that is this machine
 
-    def cost(self, setting: Setting) -> tuple[dict[str, float], float]:
+    def cost(self, parameters: dict) -> tuple[dict[str, float], float]:
         """Predict memory by part in GB, and hours."""
-        room = setting.max_length - self.around
+        room, checkpointing = parameters["max_length"] - self.around, parameters["gradient_checkpointing"]
         lengths = [min(note, room) + self.around for note in self.notes]
-        workload = Workload.of(lengths, lengths[: self.validation], setting.micro_batch, setting.effective_batch)
-        rank, dropout, checkpointing = setting.lora_rank, setting.lora_dropout, setting.gradient_checkpointing
+        batches = parameters["micro_batch"], parameters["effective_batch"]
+        workload = Workload.of(lengths, lengths[: self.validation], *batches)
+        rank, dropout = parameters["lora_rank"], parameters["lora_dropout"]
         parts = memory(self.shape, rank, dropout, workload.longest, checkpointing, self.device, self.width)
         # Two operations a weight forward and two backward (the frozen weights get no gradient of their own), and two
         # more where activations are computed again; attention adds some per cent at 512 tokens.
         weights = self.shape.linear / (EFFICIENCY * self.rate)
         step, forward = Pace(0.0, (6 if checkpointing else 4) * weights), Pace(0.0, 2 * weights)
-        return parts, training_seconds(workload, setting.epochs, setting.evaluations, step, forward) / 3600
+        seconds = training_seconds(workload, parameters["epochs"], parameters["evaluations"], step, forward)
+        return parts, seconds / 3600
 
-    def excess(self, setting: Setting) -> tuple[float, float]:
+    def excess(self, parameters: dict) -> tuple[float, float]:
         """Compute the excess of memory and of hours, as shares of what is available; zeros where the training fits."""
-        parts, hours = self.cost(setting)
-        return max(0.0, sum(parts.values()) / self.memory_gb - 1), max(0.0, hours / self.hours - 1)
+        parts, hours = self.cost(parameters)
+        too_large, too_slow = sum(parts.values()) / self.memory_gb - 1, hours / parameters["time_budget_hours"] - 1
+        return max(0.0, too_large), max(0.0, too_slow)
 
-    def propose(self, setting: Setting) -> tuple[Setting, list[str]]:
-        """Change the setting so that it fits, or comes nearest to it; changes that cost least come first."""
-        changes, excess = {}, sum(self.excess(setting))
-        for name, value, cost in self._changes(setting):
-            changed = replace(setting, **{name: value})
+    def propose(self, parameters: dict) -> tuple[dict, list[str]]:
+        """Change parameters so that the training fits, or comes nearest to it; changes that cost least come first."""
+        changes, excess = {}, sum(self.excess(parameters))
+        for name, value, cost in self._changes(parameters):
+            changed = parameters | {name: value}
             rest = sum(self.excess(changed))
             if rest < excess:
-                setting, excess, changes[name] = changed, rest, f"{name}={value} ({cost})"
-        return setting, list(changes.values())
+                parameters, excess, changes[name] = changed, rest, f"{name}={value} ({cost})"
+        return parameters, list(changes.values())
 
-    def _changes(self, setting: Setting) -> Iterator[tuple[str, object, str]]:
-        too_large, too_slow = self.excess(setting)
+    def _changes(self, parameters: dict) -> Iterator[tuple[str, object, str]]:
+        too_large, too_slow = self.excess(parameters)
         if too_large:
-            for size in range(setting.micro_batch - 1, 0, -1):
-                if setting.effective_batch % size == 0:
+            for size in range(parameters["micro_batch"] - 1, 0, -1):
+                if parameters["effective_batch"] % size == 0:
                     yield "micro_batch", size, "the result stays the same"
             yield "gradient_checkpointing", True, "half again the time"
         if too_slow:
             yield "gradient_checkpointing", False, "the result stays the same"
         for covered in (0.95, 0.9, 0.75, 0.5):
             length = int(np.quantile(self.notes, covered)) + self.around
-            if 64 <= length < setting.max_length:
+            if 64 <= length < parameters["max_length"]:
                 cut = sum(note + self.around > length for note in self.notes)
                 yield "max_length", length, f"{cut} of {len(self.notes)} training notes lose text"
         if too_slow:
             for share in (0.75, 0.5, 0.25):
-                yield "epochs", round(setting.epochs * share, 2), "fewer passes over the notes"
+                yield "epochs", round(parameters["epochs"] * share, 2), "fewer passes over the notes"
 
 
 def forecast(parameters: dict, precision: Precision) -> Forecast:
@@ -338,29 +303,25 @@ def forecast(parameters: dict, precision: Precision) -> Forecast:
     small: it counts too many rather than too few. Raises UserError for notes or a base that cannot be read.
     """
     notes, prompt = _notes_and_prompt(parameters)
-    name, setting = parameters["base_model"], Setting.of(parameters)
+    name = parameters["base_model"]
     shape = SHAPES.get(hub.split_name(name)[0]) or Shape.read(locate_base(name))
     kept = round(len(notes) * (1 - parameters["test_share"] - parameters["validation_share"]))
     lengths = [len(prompt.note_tokens(text)) for text in notes["text"]][:kept]
     around = sum(map(len, [prompt.before, prompt.after, *prompt.branches]))
-    validation = round(len(notes) * parameters["validation_share"])
-
-    def on(device: str, width: int, rate: float, memory_gb: float, machine: str, here: bool = True) -> Forecast:
-        hours = parameters["time_budget_hours"]
-        return Forecast(shape, lengths, around, validation, device, width, rate, memory_gb, machine, here, hours)
-
+    work = shape, lengths, around, round(len(notes) * parameters["validation_share"])
     width = precision.compute.itemsize
     if precision.device != "cpu":
         # CUDA's context is among the parts, and once torch has asked for the free memory it is no longer free.
         free = torch.cuda.mem_get_info()[0] / 1e9 + CONTEXT_GB["cuda"] - SPARE_GB
-        return on("cuda", width, matmul_rate(precision), free, "free on this card")
+        return Forecast(*work, "cuda", width, matmul_rate(precision), free, "free on this card")
     if shape.linear < CPU_LIMIT:
-        return on("cpu", width, matmul_rate(precision), psutil.virtual_memory().available / 1e9, "free on this machine")
+        free = psutil.virtual_memory().available / 1e9
+        return Forecast(*work, "cpu", width, matmul_rate(precision), free, "free on this machine")
     assumed = [
-        on("cuda", 2, rate, size - SPARE_GB, f"on an {card}; there is no card here", here=False)
+        Forecast(*work, "cuda", 2, rate, size - SPARE_GB, f"on an {card}; there is no card here", here=False)
         for card, (rate, size) in CARDS.items()
     ]
-    return next((one for one in assumed if not one.excess(setting)[0]), assumed[-1])
+    return next((one for one in assumed if not one.excess(parameters)[0]), assumed[-1])
 
 
 def rehearse(parameters: dict, precision: Precision) -> tuple[float, float]:

@@ -33,13 +33,7 @@ class Recipe:
     @property
     def accumulation(self) -> int:
         """Micro-batches an optimizer step, in each of the processes that share the training."""
-        steps, rest = divmod(accumulation_steps(self.effective_batch, self.micro_batch), processes())
-        if rest:
-            raise UserError(
-                f"effective_batch {self.effective_batch}: expected a multiple of micro_batch {self.micro_batch} times "
-                f"{processes()} processes; begin the run with another micro_batch"
-            )
-        return steps
+        return accumulation_steps(self.effective_batch, self.micro_batch, processes())
 
 
 def processes() -> int:
@@ -47,9 +41,12 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def accumulation_steps(effective_batch: int, micro_batch: int) -> int:
-    """Compute micro-batches an optimizer step. Raises UserError where they do not fill the batch exactly."""
-    steps, rest = divmod(effective_batch, micro_batch)
+def accumulation_steps(effective_batch: int, micro_batch: int, shared_by: int = 1) -> int:
+    """Compute micro-batches an optimizer step of each process. Raises UserError where they do not fill the batch."""
+    steps, rest = divmod(effective_batch, micro_batch * shared_by)
     if rest or not steps:
-        raise UserError(f"micro_batch: expected a divisor of effective_batch {effective_batch}, found {micro_batch}")
+        processes = f" times {shared_by} processes; begin the run with another one" if shared_by > 1 else ""
+        raise UserError(
+            f"micro_batch: expected a divisor of effective_batch {effective_batch}, found {micro_batch}{processes}"
+        )
     return steps

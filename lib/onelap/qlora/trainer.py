@@ -66,26 +66,19 @@ class KindTrainer(SFTTrainer):
     gradient checkpointing, then shorter texts. Its checkpoints are those of `qlora.checkpoints`.
     """
 
-    def __init__(
-        self,
-        *arguments,
-        prompt: Prompt,
-        recipe: Recipe,
-        precision: Precision,
-        base_digest: str,
-        log: TrainingLog,
-        **options,
-    ):
-        super().__init__(*arguments, callbacks=[log, Checkpoints(recipe.checkpoint_minutes)], **options)
-        self.prompt, self.recipe, self.precision, self.training_log = prompt, recipe, precision, log
-        self.base_digest = base_digest
+    def __init__(self, *arguments, prompt: Prompt, recipe: Recipe, precision: Precision, base_digest: str, **options):
+        super().__init__(*arguments, **options)
+        self.prompt, self.recipe, self.precision, self.base_digest = prompt, recipe, precision, base_digest
+        self.training_log = TrainingLog(Path(self.args.output_dir) / "log.jsonl")
+        self.add_callback(self.training_log)
+        self.add_callback(Checkpoints(recipe.checkpoint_minutes))
         self.piece, self.note_budget, self.validation_budget = (
             *(recipe.micro_batch, prompt.note_budget),
             prompt.note_budget,
         )
         self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
         self.rungs: list[str] = []
-        """What was given up for want of memory, in order."""
+        """What was given up for lack of memory, in order."""
         self.finished = False
         """Whether an earlier session finished this training; then only its best adapter is loaded."""
         self.step_inputs: list[dict] = []
@@ -239,7 +232,9 @@ class KindTrainer(SFTTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint):
         if checkpoint is not None:
             state = read_state(Path(checkpoint))
-            self.optimizer.load_state_dict(state["optimizer"])
+            optimizer = state["optimizer"]
+            numbered = {int(number): weight for number, weight in optimizer["state"].items()}
+            self.optimizer.load_state_dict(optimizer | {"state": numbered})
             self.lr_scheduler.load_state_dict(state["schedule"])
             self.piece, self.note_budget, self.rungs, checkpointing = state["ladder"]
             if checkpointing and not self.model.is_activation_checkpointing:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,9 +23,8 @@ from onelap.machine.memory import is_out_of_memory, release_memory
 from onelap.machine.precision import Precision, check_formats
 from onelap.machine.store import read_json, write_json
 from onelap.qlora import checkpoints
-from onelap.qlora.log import Budget, TrainingLog
+from onelap.qlora.log import Budget
 from onelap.qlora.recipe import Recipe
-from onelap.qlora.sharding import shard
 from onelap.qlora.trainer import KindTrainer, trainer_arguments
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -68,19 +68,19 @@ def prepare_trainer(
     train: pd.DataFrame,
     validation: pd.DataFrame,
     folder: Path,
-    sharded: bool = False,
+    shard: Callable | None = None,
 ) -> KindTrainer:
     """Make a trainer of base and LoRA matrices on notes (columns `text`, `kind`); log and checkpoints go to `folder`.
 
-    A `sharded` base is spread over the processes that share the training. The trainer is in float32 where probe steps
-    in `precision` give no finite loss and gradients, and says so. Raises FloatingPointError where float32 gives none.
+    `shard(trainer, device)` spreads the base over the processes that share the training. Where probe steps in
+    `precision` give no finite loss and gradients the trainer is in float32, and prints that. Raises FloatingPointError
+    where float32 gives none either.
     """
     GlobalOptimManager.get_instance().module_weight_config_triple.clear()  # it keeps earlier trainings' embeddings
-    arguments = trainer_arguments(
-        recipe, precision, len(train), folder
-    )  # refuses a wrong recipe before a base is loaded
+    # Made before the base is loaded, because a wrong recipe is refused here.
+    arguments = trainer_arguments(recipe, precision, len(train), folder)
     trainer = KindTrainer(
-        add_lora(load_base(base, precision, sharded), recipe),
+        add_lora(load_base(base, precision, to_be_sharded=shard is not None), recipe),
         arguments,
         train_dataset=_examples(prompt, train),
         eval_dataset=_examples(prompt, validation),
@@ -91,7 +91,6 @@ def prepare_trainer(
         recipe=recipe,
         precision=precision,
         base_digest=hash_base(base),
-        log=TrainingLog(folder / "log.jsonl"),
     )
     trainer.remove_callback(PrinterCallback)
     # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its arguments say: a gradient
@@ -102,7 +101,7 @@ def prepare_trainer(
     if recipe.gradient_checkpointing:
         trainer.checkpoint_activations()  # not only in training, as the Trainer would
     check_formats(trainer.model, precision)
-    if sharded:
+    if shard:
         shard(trainer, precision.device)
     if learns_finitely(trainer):
         return trainer
@@ -110,7 +109,7 @@ def prepare_trainer(
         raise FloatingPointError("loss or gradients are not finite before the first step, in float32")
     print(f"Loss or gradients are not finite in {precision.name}: training in {precision.safe.name} instead, slower.")
     del trainer
-    return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder, sharded)
+    return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder, shard)
 
 
 def learns_finitely(trainer: KindTrainer) -> bool:
@@ -146,7 +145,7 @@ def _examples(prompt: Prompt, notes: pd.DataFrame) -> Dataset:
 
 
 def _collate(notes: list[dict]) -> dict:
-    """`prompts`, and `labels` twice: the Trainer counts notes by the first name, labels by the second, `shift_labels`."""
+    """`prompts`, and the kinds twice: the Trainer counts notes by `labels`, labels by `shift_labels`."""
     labels = torch.tensor([note["labels"] for note in notes])
     prompts = [torch.tensor(note["input_ids"]) for note in notes]
     return {"labels": labels, "shift_labels": labels, "prompts": prompts}

@@ -292,7 +292,8 @@ def cost(metrics: dict[str, dict]) -> str:
     _percent_axes(axes, y=(0, 1))
     plt.show()
     best, fastest, slowest = ranked[-1], min(seconds, key=seconds.get), max(seconds, key=seconds.get)
-    readings = [f"**{name_of(arm)}**, takes {1000 * seconds[arm]:.2g} ms a note" for arm in (best, fastest, slowest)]
+    times = {arm: f"{1000 * time:.0f}" if time >= 0.01 else f"{1000 * time:.2g}" for arm, time in seconds.items()}
+    readings = [f"**{name_of(arm)}**, takes {times[arm]} ms a note" for arm in (best, fastest, slowest)]
     return "The most accurate arm, {}; the fastest, {}; the slowest, {}.".format(*readings)
 
 

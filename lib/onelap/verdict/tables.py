@@ -6,7 +6,7 @@ from onelap.machine.progress import format_duration
 from onelap.verdict.compare import TUNED
 from onelap.verdict.sentences import hundredths, name_of, percent, points, with_interval
 
-TEXT_CHARACTERS = 600  # of a note in a table; a longer one is cut
+TEXT_CHARACTERS = 600  # of a note in a table
 
 
 def arms_table(metrics: dict[str, dict]) -> pd.DataFrame:
@@ -92,10 +92,10 @@ def _with_texts(table: pd.DataFrame, texts: pd.Series | None) -> pd.DataFrame:
     return table if texts is None else table.assign(text=table["id"].map(texts))
 
 
-def show_rows(table: pd.DataFrame):
-    """Style a list for a notebook: every row, texts with their line breaks."""
+def show_rows(table: pd.DataFrame, characters: int = TEXT_CHARACTERS):
+    """Style a list for a notebook: every row, texts with their line breaks; longer texts are cut."""
     if "text" in table:
-        cut = table["text"].str.slice(0, TEXT_CHARACTERS)
+        cut = table["text"].str.slice(0, characters)
         table = table.assign(text=cut.where(cut == table["text"], cut + "…"))
     left = [("text-align", "left"), ("white-space", "pre-wrap")]
     return (
