@@ -17,38 +17,38 @@ from onelap.lap.parameters import read_parameters
 from onelap.lap.run import Run
 from tests.conftest import TOY_WORDS, toy_notes
 
-# Three trainings in one launch, since to launch takes longer than to train.
+# Three trainings in one launch, because launching takes longer than training.
 TRAININGS = """
 import os, shutil, sys, time
 from pathlib import Path
 
 second = os.environ["RANK"] == "1"
-if second:  # its clock runs away: by it, the hours are spent after one step
+if second:  # its clock is fast: by it, the hours are spent after one step
     monotonic, began = time.monotonic, time.monotonic()
     time.monotonic = lambda: began + 1e6 * (monotonic() - began)
 
 import torch
-from onelap import train
-from onelap.checkpoints import checkpoint_path, discard
-from onelap.runs import Run
-from onelap.training import ENDED
+from onelap.lap import distributed
+from onelap.lap.run import Run
+from onelap.qlora.checkpoints import checkpoint_path, discard
+from onelap.qlora.training import FINISHED
 
 whole, shared = sys.argv[1:]
-sys.argv = ["train", whole]
-train.main()
+sys.argv = ["distributed", whole]
+distributed.main()
 
 run = Run(Path(shared))
-frozen = [weight for weight in train.train_run(run, sharded=True).model.parameters() if not weight.requires_grad]
+frozen = [weight for weight in distributed.train_run(run, sharded=True).model.parameters() if not weight.requires_grad]
 print("share", sum(weight.to_local().nbytes for weight in frozen) / sum(weight.nbytes for weight in frozen))
 torch.distributed.barrier()
 
 if second:
     shutil.copy(run.training_path / "log.jsonl", run.path)
-    (run.training_path / ENDED).unlink()
+    (run.training_path / FINISHED).unlink()
     discard(checkpoint_path(run.training_path, 6))
 torch.distributed.barrier()
-sys.argv = ["train", shared, "--shard"]
-train.main()
+sys.argv = ["distributed", shared, "--shard"]
+distributed.main()
 """
 
 
@@ -78,7 +78,7 @@ def launched(prepare):
     if sys.platform == "win32":
         pytest.skip("PyTorch has no NCCL there, and so several processes are refused")
     runs = prepare("whole"), prepare("shared", gradient_checkpointing=True)
-    # What `accelerate launch` calls where there are several cards; it starts one process only on a CPU.
+    # `accelerate launch` calls this where there are several GPUs; on a CPU it starts one process only.
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--no-python"]
     done = subprocess.run(
         [*command, sys.executable, "-c", TRAININGS, *(str(run.path) for run in runs)],
@@ -108,8 +108,8 @@ def assert_same_adapter(run, other):
 
 
 def test_two_processes_learn_what_one_learns(launched, prepare):
-    whole, _, said = launched
-    assert "6 steps by 2 processes" in said
+    whole, _, output = launched
+    assert "6 steps by 2 processes" in output
     alone = prepare("alone")
     train_run(alone, sharded=False)
     assert_same_training(log_of(whole.training_path), log_of(alone.training_path), 2e-3)
@@ -117,15 +117,15 @@ def test_two_processes_learn_what_one_learns(launched, prepare):
         assert (run.adapter_path / "adapter_model.safetensors").exists()
 
 
-def test_two_processes_that_share_the_base_hold_half_of_it_each_and_learn_the_same(launched):
-    whole, shared, said = launched
-    assert [float(share) for share in re.findall("share (.+)", said)] == pytest.approx([0.5, 0.5], abs=0.01)
+def test_two_processes_with_a_sharded_base_hold_half_of_it_each_and_learn_the_same(launched):
+    whole, shared, output = launched
+    assert [float(share) for share in re.findall("share (.+)", output)] == pytest.approx([0.5, 0.5], abs=0.01)
     assert_same_training(log_of(shared.path), log_of(whole.training_path), 1e-4)
 
 
-def test_a_training_with_a_shared_base_is_taken_up_again(launched):
-    whole, shared, said = launched
-    assert "Going on from checkpoint-3." in said
+def test_training_with_a_sharded_base_is_resumed(launched):
+    whole, shared, output = launched
+    assert "Resuming from checkpoint-3." in output
     assert_same_training(log_of(shared.training_path), log_of(whole.training_path), 1e-4)
     assert_same_adapter(shared, whole)
 
@@ -135,7 +135,7 @@ def test_two_processes_stop_by_one_clock(launched):
     assert len(log_of(whole.training_path)["loss"].dropna()) == 6
 
 
-def test_what_cannot_be_shared_is_refused(prepare, monkeypatch):
+def test_training_that_cannot_be_shared_is_refused(prepare, monkeypatch):
     run = prepare("refused", micro_batch=4)
     with pytest.raises(UserError, match="--shard: expected several processes, found one"):
         train_run(run, sharded=True)

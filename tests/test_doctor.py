@@ -75,7 +75,7 @@ def test_gpus_are_those_that_cuda_would_see(monkeypatch, visible, names):
 
 
 @pytest.mark.parametrize(
-    ("found", "cuda", "available", "state", "message"),
+    ("detected", "cuda", "available", "state", "message"),
     [
         ([], None, False, FINE, "no NVIDIA card"),
         ([TURING], "13.0", True, FINE, "driver 581.29, torch for CUDA 13.0"),
@@ -83,9 +83,9 @@ def test_gpus_are_those_that_cuda_would_see(monkeypatch, visible, names):
         ([TURING], "13.0", False, FAILURE, "CUDA does not start"),
     ],
 )
-def test_torch_driver_and_gpu_must_suit_each_other(found, cuda, available, state, message, monkeypatch):
+def test_torch_driver_and_gpu_must_suit_each_other(detected, cuda, available, state, message, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    check = doctor.check_build(found, "torch==2.13.0", cuda, available)
+    check = doctor.check_build(detected, "torch==2.13.0", cuda, available)
     assert check.state == state and message in check.found
     assert bool(check.fix) == (state != FINE)
 

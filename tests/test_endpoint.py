@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from onelap import PROJECT, UserError
-from onelap.arms.endpoint import ask, check_address
+from onelap.arms.endpoint import ask
 from onelap.arms.prompts import MEANINGS
+from onelap.machine.guard import check_address
 
 KINDS = ["decision", "design decision", "knowledge", "lesson", "none"]
 BASE = str(PROJECT / "data/embedded_base")

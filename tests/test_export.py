@@ -1,4 +1,4 @@
-"""A merged model, as other programs load it."""
+"""A merged model as other programs load it, and its model card."""
 
 import json
 import re
@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 
 from onelap.lap.run import Run
+from onelap.verdict.sentences import name_of, with_interval
 from tests.conftest import run_onelap
 
 
 @pytest.fixture(scope="module")
 def exported(lap, tmp_path_factory):
-    """The folder that `onelap export` has written, after an attempt that was killed, and what it said."""
+    """The folder that `onelap export` has written, after an attempt that was killed, and the finished process."""
     folder = tmp_path_factory.mktemp("export") / "my notes"
     process = subprocess.Popen([Path(sys.executable).with_name("onelap"), "export", lap[0], folder])
     while not list(folder.parent.glob(".my notes.*/model/config.json")):
@@ -32,7 +33,7 @@ def exported(lap, tmp_path_factory):
     return folder, result
 
 
-def test_a_plain_folder_with_all_that_is_needed_to_ask(lap, exported):
+def test_export_is_a_model_folder_with_its_classifier(lap, exported):
     folder, result = exported
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -41,69 +42,82 @@ def test_a_plain_folder_with_all_that_is_needed_to_ask(lap, exported):
     assert result.stderr == "merging, then scoring the test notes again\n"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["dtype"] == "bfloat16" and "quantization_config" not in config
-    told, calibration = (
-        json.loads((place).read_text(encoding="utf-8"))
-        for place in (folder / "classifier.json", lap[0] / "adapter/calibration.json")
-    )
-    assert calibration.items() <= told.items()
-    assert list(told["answers"]) == list(calibration["offsets"])
+    files = folder / "classifier.json", lap[0] / "adapter/calibration.json"
+    classifier, calibration = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    assert calibration.items() <= classifier.items()
+    assert list(classifier["answers"]) == list(calibration["offsets"])
     assert result.stdout.splitlines()[0] == str(folder)
     assert re.match(r"\d+ of \d+ answers differ from the adapter's \([+-]\d+ points", result.stdout.splitlines()[1])
 
 
-def test_the_cards_code_gives_the_probabilities_of_the_run(lap, exported, tmp_path):
-    """With plain transformers, in a process that has never seen this library."""
+def test_code_of_the_model_card_gives_the_probabilities_of_the_run(lap, exported):
+    """With plain transformers, in a process without this library."""
     folder, _ = exported
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert "onelap" not in code
     run = Run(lap[0])
     test, (predictions, _) = run.read_part("test"), run.read_arm("qlora")
-    ask = "import sys\nfor note in json.load(sys.stdin):\n    print(json.dumps(probabilities(note)))\n"
+    program = code + "import sys\nfor note in json.load(sys.stdin):\n    print(json.dumps(probabilities(note)))\n"
     result = subprocess.run(
-        [sys.executable, "-c", code + ask],
+        [sys.executable, "-c", program],
         input=json.dumps(test["text"].tolist()[:12]),
         cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    found = pd.DataFrame([json.loads(line) for line in result.stdout.splitlines()])
-    said = pd.DataFrame(predictions["probabilities"].tolist()[:12])
-    assert list(found) == list(said)
-    np.testing.assert_allclose(found, said, atol=0.05)  # 16 bits
+    actual = pd.DataFrame([json.loads(line) for line in result.stdout.splitlines()])
+    expected = pd.DataFrame(predictions["probabilities"].tolist()[:12])
+    assert list(actual) == list(expected)
+    np.testing.assert_allclose(actual, expected, atol=0.05)  # 16 bits
 
 
-def test_the_card_tells_counts_results_and_limits_and_no_note(lap, exported):
+def test_model_card_shows_counts_results_and_limits_and_no_note(lap, exported):
     card = (exported[0] / "README.md").read_text(encoding="utf-8")
     comparison = json.loads((lap[0] / "comparison.json").read_text(encoding="utf-8"))
     manifest = json.loads((lap[0] / "dataset/manifest.json").read_text(encoding="utf-8"))
     assert comparison["sentence"] in card
     for arm in comparison["arms"]:
-        assert f"| {arm} | " in card
+        assert f"\n| {name_of(arm)} | {with_interval(comparison['arms'][arm]['accuracy'])} | " in card
     counts = [str(manifest["notes"]["test"].get(kind, 0)) for kind in manifest["kinds"]]
     assert f"| test on | {' | '.join(counts)} |" in card
     assert card.startswith("---\n") and "library_name: transformers" in card
-    assert "{" not in card.partition("```python")[0]
+    assert not re.search("[{}%]{2}|Undefined", card), "a part of the template was not filled in"
     assert str(lap[0].parent.parent) not in card, "no path of this machine"
     for part in ("train", "test"):
         for text in pd.read_json(lap[0] / f"dataset/{part}.jsonl", lines=True)["text"]:
             assert text[:40] not in card
 
 
-def test_an_export_that_changes_the_verdict_fails_and_leaves_nothing(lap, onelap, tmp_path):
+def test_export_that_changes_the_verdict_fails_and_leaves_nothing(lap, onelap, tmp_path):
     run = shutil.copytree(lap[0], tmp_path / "run")
-    found = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
-    was = found["verdict"]
-    found["verdict"] = "worse" if was != "worse" else "better"
-    (run / "comparison.json").write_text(json.dumps(found), encoding="utf-8")
+    comparison = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
+    verdict, changed = comparison["verdict"], "worse" if comparison["verdict"] != "worse" else "better"
+    (run / "comparison.json").write_text(json.dumps(comparison | {"verdict": changed}), encoding="utf-8")
     result = onelap("export", run, tmp_path / "model")
     assert result.returncode == 1
-    assert f"changes the verdict from {found['verdict']} to {was}; nothing was exported" in result.stderr
+    assert f"changes the verdict from {changed} to {verdict}; nothing was exported" in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("onelap: ")]) == 1
     assert not list(tmp_path.glob("model*"))
 
 
-def test_a_folder_with_something_in_it_is_not_touched(lap, complaint, tmp_path):
+def test_folder_with_something_in_it_is_not_touched(lap, complaint, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/mine.txt").write_text("mine", encoding="utf-8")
-    said = complaint("export", lap[0], tmp_path / "model")
-    assert "expected a new or an empty folder, found something in it" in said
+    message = complaint("export", lap[0], tmp_path / "model")
+    assert "expected a new or an empty folder, found something in it" in message
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine.txt"]
+
+
+def test_run_of_an_earlier_version_is_exported_to_the_same_classifier(lap, exported, tmp_path):
+    """Version 0.1 had other names for two entries of its records."""
+    run = shutil.copytree(lap[0], tmp_path / "run")
+    for file, old, new in (
+        ("run.json", "asked", "scoring"),
+        ("dataset/manifest.json", "grouped_by_source", "split_by_source"),
+    ):
+        record = json.loads((run / file).read_text(encoding="utf-8"))
+        record[old] = record.pop(new)
+        (run / file).write_text(json.dumps(record), encoding="utf-8")
+    result = run_onelap("export", run, tmp_path / "model")
+    assert result.returncode == 0, result.stderr
+    for name in ("classifier.json", "README.md"):
+        assert (tmp_path / "model" / name).read_bytes() == (exported[0] / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Labelling in the terminal: what is asked first, what each key does, what is on disk afterwards."""
+"""Labelling in the terminal: the order of the notes, the effect of each key, the file of labels."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def table(rows):
     return notes.assign(id=[f"n{number}" for number in range(len(notes))], source="")
 
 
-def test_what_is_like_no_labelled_note_and_unsure_comes_first():
+def test_note_unlike_all_labelled_ones_comes_first():
     unlabelled = table([("water boils at 9 degrees", ""), ("a fox crossed our street", ""), ("buy milk at 9", "")])
     queue = most_useful_first(unlabelled, table(KNOWN))
     assert queue["id"].iloc[0] == "n1"
@@ -52,7 +52,7 @@ def test_without_labels_there_is_no_suggestion():
     assert list(queue["suggestion"]) == ["", ""]
 
 
-def test_most_kinds_that_were_flipped_on_purpose_are_found():
+def test_review_finds_most_kinds_that_were_changed_on_purpose():
     """20 of 520 sample notes get a wrong kind; in most draws 14 or more are among the first 40."""
     notes = read_notes(PROJECT / "data/sample_notes", Fields(SAMPLE_KINDS)).notes
     rng = np.random.default_rng(0)
@@ -63,14 +63,14 @@ def test_most_kinds_that_were_flipped_on_purpose_are_found():
     assert notes.loc[flipped, "id"].isin(first).sum() >= 14
 
 
-def test_two_kinds_and_a_lonely_third_can_be_reviewed():
+def test_review_leaves_out_a_kind_of_one_note():
     wrong = [("iron melts and water boils at 7 degrees", "none"), ("the only one", "value")]
     suspicious = most_suspicious_first(table([*KNOWN, *wrong]))
     assert suspicious[["id", "suggestion"]].values.tolist() == [["n12", "knowledge"]]
 
 
 @pytest.mark.parametrize("rows", [KNOWN[:6], [("🎈", "none"), ("🎉 x", "none"), ("🚲", "value"), ("y", "value")]])
-def test_what_cannot_be_reviewed_is_said(rows):
+def test_review_without_two_kinds_of_words_raises(rows):
     with pytest.raises(UserError, match="expected two kinds or more with two notes of each"):
         most_suspicious_first(table(rows))
 
@@ -103,7 +103,7 @@ def labels(vault):
     return [json.loads(line) for line in labels_path(vault).read_text(encoding="utf-8").splitlines()]
 
 
-def test_one_key_a_note(vault):
+def test_each_key_labels_or_skips_one_note(vault):
     press("1s\r2", Labelling(queue_of("a", "b", "c", "d"), vault))
     assert labels(vault) == [
         {"id": "a.md", "kind": "knowledge"},
@@ -113,12 +113,12 @@ def test_one_key_a_note(vault):
     assert (vault / "a.md").read_text(encoding="utf-8") == "note a", "never in the notes"
 
 
-def test_undo_takes_back_a_label_and_a_skip_and_quitting_keeps_the_rest(vault):
+def test_undo_takes_back_a_label_or_a_skip_and_quitting_keeps_the_rest(vault):
     press("12uu1suq", Labelling(queue_of("a", "b", "c"), vault))
     assert labels(vault) == [{"id": "a.md", "kind": "knowledge"}]
 
 
-def test_more_kinds_than_digits_have_keys_too(vault):
+def test_kinds_beyond_ten_have_capital_letters(vault):
     kinds = [f"kind {number}" for number in range(12)]
     with create_pipe_input() as terminal, create_app_session(input=terminal, output=DummyOutput()):
         terminal.send_text("0B")
@@ -126,13 +126,13 @@ def test_more_kinds_than_digits_have_keys_too(vault):
     assert [row["kind"] for row in labels(vault)] == ["kind 9", "kind 11"]
 
 
-def test_a_line_that_was_torn_off_is_ended_first(vault):
+def test_line_without_its_end_is_ended_before_the_next_label(vault):
     labels_path(vault).write_text('{"id": "z.md", "kind": "none"}', encoding="utf-8")
     press("1q", Labelling(queue_of("a", "b"), vault))
     assert [row["id"] for row in labels(vault)] == ["z.md", "a.md"]
 
 
-def test_labels_are_read_with_the_notes_and_the_rest_is_asked_again(vault):
+def test_labels_are_read_with_the_notes_and_skipped_notes_stay_unlabelled(vault):
     press("1q", Labelling(queue_of("a", "b"), vault))
     reading = read_notes(vault, Fields(tuple(KINDS)))
     assert reading.notes[["id", "kind"]].values.tolist() == [["a.md", "knowledge"]]
@@ -166,7 +166,7 @@ class Terminal:
         os.write(self.side, key.encode())
 
 
-def test_the_command_on_a_real_terminal(vault):
+def test_label_command_works_on_a_real_terminal(vault):
     (vault / "long.md").write_text("\n".join(f"line {number}" for number in range(200)), encoding="utf-8")
     terminal = Terminal(Path(sys.executable).with_name("onelap"), "label", vault, "-p", f"kinds={', '.join(KINDS)}")
     for key, expected in (
@@ -187,7 +187,7 @@ def test_the_command_on_a_real_terminal(vault):
     assert [row["id"] for row in labels(vault)] == ["a.md", "b.md", "c.md"]
 
 
-def test_the_command_without_a_terminal_says_so(onelap, vault):
+def test_label_command_without_a_terminal_is_refused(onelap, vault):
     result = onelap("label", vault, stdin=subprocess.DEVNULL)
     assert result.returncode == 2
     assert result.stderr == "onelap: expected a terminal to show notes in, found none; run onelap label in one\n"

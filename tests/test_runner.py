@@ -160,7 +160,7 @@ def test_list_of_runs_distinguishes_killed_from_running(onelap, tmp_path):
         (["runs", "--outputs", "nowhere"], "no runs in nowhere yet"),
         (
             ["run", "params/one_lap.yaml"],
-            "no model of that name and revision has been downloaded; `onelap fetch params/one_lap.yaml` downloads it, 6.2 GB",
+            "has been downloaded; `onelap fetch params/one_lap.yaml` downloads it, 6.2 GB",
         ),
         (["run", "params/embedded.yaml", "-p", "base_model=C:/no model"], "there is no such folder, and no model of"),
     ],

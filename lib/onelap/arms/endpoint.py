@@ -23,26 +23,6 @@ MAX_QUOTED = 200  # characters of a server's error
 TRIAL_NOTE = "Milk, eggs, call the dentist."  # asked first: what a server says of it may be shown, it quotes no note
 
 
-def check_address(url: str, allow_upload: bool) -> str:
-    """Return the endpoint's address without a slash at the end. Raises UserError for one beyond this machine.
-
-    Only `localhost` and numeric addresses count as this machine: a name would have to be looked up, and may mean
-    another machine next time.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"endpoint: expected an address such as http://localhost:11434/v1, found {url}")
-    if not allow_upload and not is_this_machine(parts.hostname):
-        raise UserError(
-            f"endpoint: {parts.hostname} is not this machine, and your notes would be uploaded to it; use an address "
-            "such as http://localhost:11434/v1, or set allow_upload: true"
-        )
-    return url.rstrip("/")
-
-
 def ask(
     url: str, model: str, texts: list[str], kinds: list[str], definitions: dict[str, str], timeout: float = TIMEOUT
 ) -> tuple[np.ndarray, float, Counter]:
@@ -60,14 +40,9 @@ def ask(
 
     def reply(text: str) -> tuple[str, str]:
         """(answer, `answered` or `refused`); raises OpenAIError, or what a malformed answer leads to."""
-        content = question(kinds, definitions, text)
-        response = client.chat.completions.create(
-            model=model,
-            messages=[{"role": "user", "content": content}],
-            temperature=0,
-            max_tokens=ANSWER_TOKENS,
-        )
-        choice = response.choices[0]
+        messages = [{"role": "user", "content": question(kinds, definitions, text)}]
+        options = {"temperature": 0, "max_tokens": ANSWER_TOKENS}
+        choice = client.chat.completions.create(model=model, messages=messages, **options).choices[0]
         if choice.message.refusal or choice.finish_reason == "content_filter":
             return "", "refused"
         return re.sub(r"<think>.*?(?:</think>|\Z)", "", choice.message.content or "", flags=re.DOTALL), "answered"
@@ -87,13 +62,7 @@ def ask(
                 answer, outcome = reply(text)
             except openai.APITimeoutError:
                 answer, outcome = "", "timeout"
-            except (
-                openai.OpenAIError,
-                AttributeError,
-                IndexError,
-                TypeError,
-                ValueError,
-            ):  # the last four: no such JSON
+            except Exception:  # whatever the client makes of a server's answer
                 answer, outcome = "", "error"
             kind = parse_answer(answer, kinds)
             counts[outcome if outcome != "answered" else "in set" if kind else "outside the set"] += 1

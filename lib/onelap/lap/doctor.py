@@ -1,4 +1,4 @@
-"""Checks of this machine that take some seconds and no model; each names the fix for its trap: `onelap doctor`."""
+"""Checks of this machine for what would stop a lap, without loading a model; each names a fix (`onelap doctor`)."""
 
 import importlib.metadata
 import locale

@@ -20,7 +20,6 @@ from traitlets.config import Config
 
 from onelap import NotebookFailed, UserError, find_path
 from onelap.arms.base import locate_base
-from onelap.arms.endpoint import check_address
 from onelap.arms.prompts import parse_definitions
 from onelap.lap.parameters import NOTEBOOKS, read_schema
 from onelap.lap.resume import digest_files, reason_to_repeat, step_of
@@ -161,7 +160,7 @@ def resolve_inputs(parameters: dict) -> list[str]:
             problems.append(str(error))
 
     if parameters["endpoint"]:
-        attempt(check_address, parameters["endpoint"], parameters["allow_upload"])
+        attempt(guard.check_address, parameters["endpoint"], parameters["allow_upload"])
     if parameters["embedding_model"]:
         parameters["embedding_model"] = str(attempt(locate_base, parameters["embedding_model"]))
     reporter = parameters["report_to"]

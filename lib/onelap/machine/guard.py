@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
+
+from onelap import UserError
 
 LOG_NAME = "network.log"  # in a run folder: one line for each refused attempt
 LOOPBACK_NAMES = {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
@@ -75,6 +78,26 @@ def read_log(folder: Path) -> list[str]:
 def attempts() -> list[str]:
     """List the attempts that were refused in this process so far, each as `call host`."""
     return list(_guard.attempts)
+
+
+def check_address(url: str, allow_upload: bool) -> str:
+    """Return the endpoint's address without a slash at the end. Raises UserError for one beyond this machine.
+
+    Only `localhost` and numeric addresses count as this machine: a name would have to be looked up, and may mean
+    another machine next time.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"endpoint: expected an address such as http://localhost:11434/v1, found {url}")
+    if not allow_upload and not is_this_machine(parts.hostname):
+        raise UserError(
+            f"endpoint: {parts.hostname} is not this machine, and your notes would be uploaded to it; use an address "
+            "such as http://localhost:11434/v1, or set allow_upload: true"
+        )
+    return url.rstrip("/")
 
 
 def is_this_machine(host: str) -> bool:

@@ -22,10 +22,9 @@ def read_labels(notes_path: Path) -> dict[str, str]:
         return {}
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
-        valid = all(isinstance(row["id"], str) and isinstance(row["kind"], str) for row in rows)
+        labels = {row["id"]: row["kind"] for row in (json.loads(line) for line in lines if line.strip())}
+        if not all(isinstance(value, str) for pair in labels.items() for value in pair):
+            raise TypeError("one of them is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: expected lines of id and kind, could not read them: {error!r}") from None
-    if not valid:
-        raise UserError(f"{file}: expected lines of id and kind, both of them text")
-    return {row["id"]: normalize(row["kind"]) for row in rows}
+    return {identity: normalize(kind) for identity, kind in labels.items()}

@@ -217,7 +217,7 @@ def _why_without_notes(file: Path) -> str:
 
 
 def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
-    """Values by the fields' names: any folder may be the style, the top one of the others the kind, the rest the source."""
+    """Values that folders give: any of them the style, the top one of the others the kind, the rest the source."""
     folders = name.split("/")[:-1]
     styles = [named_after(folder, fields.styles) for folder in folders]
     folders = [folder for folder, style in zip(folders, styles, strict=True) if not style]

@@ -166,7 +166,7 @@ def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
         trainer.add_callback(Budget(seconds))
         # Weights & Biases gets figures where the user has allowed it; nothing else leaves the machine.
         uploads = "wandb" in trainer.args.report_to and os.environ["WANDB_MODE"] == "online"
-        with guard.opened() if uploads else nullcontext():
+        with guard.allow_network() if uploads else nullcontext():
             trainer.train(resume_from_checkpoint=start and str(start))
         if accelerator.is_main_process:
             trainer.save_adapter(adapter)

@@ -32,13 +32,11 @@ JAPANESE_FONTS = ["Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAGothic"
 STYLE = {
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "font.size": 10,
     "font.sans-serif": ["DejaVu Sans", "Verdana"],  # of the same widths, for readers without the former
-    "legend.frameon": False,
+    **dict.fromkeys(["axes.spines.top", "axes.spines.right", "legend.frameon"], False),
     "svg.fonttype": "none",  # text stays text: a quarter of the size, and it can be searched
 }
 
@@ -145,7 +143,7 @@ def kinds_by_part(notes: pd.DataFrame) -> str:
 def token_lengths(lengths: pd.Series, budget: int) -> str:
     """Draw a histogram of note lengths in tokens, with the number that fits."""
     axes = _new_axes(3.2)
-    longest = max(int(lengths.max()), budget)
+    longest = max(lengths.max(), budget)
     axes.hist(lengths, bins=np.linspace(0, longest * 1.02, 50), color=BLUE)
     axes.axvline(budget, color=ORANGE, linewidth=2)
     side, align = (8, "left") if budget < longest * 0.6 else (-8, "right")
