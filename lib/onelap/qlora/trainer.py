@@ -291,6 +291,7 @@ def trainer_arguments(recipe: Recipe, precision: Precision, notes: int, folder: 
         # Inputs are made by Prompt: TRL would cut the answer, not the note.
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
+        train_sampling_strategy="group_by_length",  # of the validation notes, too
         eval_strategy="steps",
         eval_steps=between,
         save_steps=between,
