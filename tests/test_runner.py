@@ -120,7 +120,7 @@ def test_ctrl_c_ends_the_lap_and_its_kernel(toy_params, tmp_path):
     (line,) = errors.splitlines()
     assert (
         line.startswith("onelap: interrupted in 01_data_prep, In [")
-        and f"`onelap run --resume {run.path}` goes on" in line
+        and f"`onelap run --resume {run.path}` continues" in line
     )
     assert statuses(run) == ("interrupted", {"01_data_prep": "interrupted"})
     assert (run.path / "01_data_prep.ipynb").exists()
@@ -173,4 +173,4 @@ def test_user_error_is_one_line_and_exit_status_2(complaint, monkeypatch, tmp_pa
 def test_folder_that_holds_a_run_is_not_overwritten(onelap, new_run):
     result = onelap("run", "params/embedded.yaml", "--run", new_run.path)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert f"go on with it by `onelap run --resume {new_run.path}`" in result.stderr
+    assert f"continue it with `onelap run --resume {new_run.path}`" in result.stderr

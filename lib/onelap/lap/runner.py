@@ -247,7 +247,7 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
         if interrupt.requested:
             if entry["status"] != "done":
                 entry["status"] = "interrupted"
-            hint = f"`onelap run --resume {run.path}` goes on"
+            hint = f"`onelap run --resume {run.path}` continues"
             raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {hint}") from None
         raise _failure(error, progress, final, show_text) from None
     finally:
