@@ -76,7 +76,10 @@ def test_few_notes_or_notes_that_are_all_right_leave_the_temperature_alone(proba
 
 def test_impossible_kinds_and_unseen_ones_stay_finite():
     said = np.array([[1.0, 0.0]] * 40)
-    for calibration in (without_label_bias(said, TRAINED_ON, KINDS), adjust_for_skew(TRAINED_ON[:800], KINDS, 1.0, 1.0)):
+    for calibration in (
+        without_label_bias(said, TRAINED_ON, KINDS),
+        adjust_for_skew(TRAINED_ON[:800], KINDS, 1.0, 1.0),
+    ):
         assert np.isfinite(calibration.apply(said)).all()
 
 

@@ -1,18 +1,14 @@
 """The repository's own promises: style, notebooks, sample notes."""
 
 import re
-import shlex
 import subprocess
 import sys
 import unicodedata
 from collections import Counter, defaultdict
 
-import nbformat
 import pytest
-import yaml
 
 from onelap import PROJECT
-from onelap.lap.parameters import NOTEBOOKS
 from onelap.notes.markup import split_front_matter
 
 
@@ -24,23 +20,6 @@ def python(*arguments: str) -> subprocess.CompletedProcess:
 def test_ruff_on_code_and_notebooks(command):
     result = python("-m", "ruff", *command, ".")
     assert result.returncode == 0, result.stdout
-
-
-def test_notebooks_are_stored_stripped():
-    """With the very command of the pre-commit configuration."""
-    hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
-    (entry,) = [hook["entry"] for hook in hooks if hook["id"] == "nbstripout"]
-    result = python(*shlex.split(entry)[1:], "--verify", *map(str, NOTEBOOKS))
-    assert result.returncode == 0, result.stdout
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_opens_with_its_purpose_and_ends_with_its_finding(path):
-    cells = nbformat.read(path, as_version=4).cells
-    assert re.match(rf"# {path.stem[:2]} · \w+", cells[0].source)
-    assert "**Reads**" in cells[0].source and "**Writes**" in cells[0].source
-    assert cells[-2].source.startswith("## ") and "print(" in cells[-1].source
-    assert max(cell.source.count("\n") for cell in cells if cell.cell_type == "code") < 21
 
 
 # Sample notes

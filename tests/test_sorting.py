@@ -96,8 +96,8 @@ def test_a_base_that_was_only_copied_will_do(lap, tmp_path):
     run = shutil.copytree(lap[0], tmp_path / "run")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     copy = tmp_path / "copied base"
-    shutil.copytree(record["asked"]["base_model"], copy, copy_function=shutil.copyfile)
-    record["asked"]["base_model"] = str(copy)
+    shutil.copytree(record["scoring"]["base_model"], copy, copy_function=shutil.copyfile)
+    record["scoring"]["base_model"] = str(copy)
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
     assert Sorter.load(run).sort(NOTES[:1])[0].kind in TOY_WORDS
 
@@ -118,7 +118,7 @@ def test_the_threshold_is_the_runs_own_or_the_one_that_is_asked_for(lap, sorter)
         (lambda run: (run / "adapter/calibration.json").unlink(), "adapter/calibration.json is missing"),
         (lambda run: shutil.rmtree(run / "adapter"), "adapter_model.safetensors is missing"),
         (lambda run: truncate(run / "adapter/adapter_model.safetensors"), "found a damaged or another one"),
-        (lambda run: forget(run, "asked"), "expected a run whose 04_evaluate is done, found none"),
+        (lambda run: forget(run, "scoring"), "expected a run whose 04_evaluate is done, found one that is not"),
         (lambda run: with_other_weights(run), "found other files"),
         (lambda run: ask_otherwise(run), "found other prompt tokens"),
     ],
@@ -143,15 +143,15 @@ def forget(run, entry):
 def with_other_weights(run):
     """The same base, tokenizer and all, trained a little more."""
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    base = shutil.copytree(record["asked"]["base_model"], run / "base")
+    base = shutil.copytree(record["scoring"]["base_model"], run / "base")
     weights = bytearray((base / "model.safetensors").read_bytes())
     weights[-5] ^= 1
     (base / "model.safetensors").write_bytes(weights)
-    record["asked"]["base_model"] = str(base)
+    record["scoring"]["base_model"] = str(base)
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def ask_otherwise(run):
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    record["asked"]["max_length"] += 1
+    record["scoring"]["max_length"] += 1
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")

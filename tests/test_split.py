@@ -187,7 +187,9 @@ def test_a_third_source_does_not_turn_a_split_by_note_into_one_by_source():
     frozen_parts = dict(before[["id", "part"]].values)
     grown = renumbered(notes, notes_of(1, 10).assign(source="third"))
     split = parts_of(grown, frozen_parts=frozen_parts, by_source=False)
-    assert {identity: part for identity, part in split[["id", "part"]].values if identity in frozen_parts} == frozen_parts
+    assert {
+        identity: part for identity, part in split[["id", "part"]].values if identity in frozen_parts
+    } == frozen_parts
 
 
 def test_a_note_that_changed_its_source_is_set_aside_and_moves_no_other():
