@@ -45,8 +45,8 @@ def drop_duplicates(notes: pd.DataFrame, frozen_parts: Mapping[str, str]) -> tup
 def near_duplicates(notes: pd.DataFrame) -> pd.DataFrame:
     """Find the pairs of notes of which one contains a good part of the other.
 
-    Columns `id, like, shared` (share of the shorter note's shingles, 0 to 1), `same_kind`, and the positions
-    `first, second` of the two in `notes`; most alike first.
+    Columns `shared` (share of the shorter note's shingles, 0 to 1), the positions `first, second` of the two in
+    `notes`, `id, like` (their ids) and `same_kind`; most alike first.
     """
     letters = [_letters(_WEB_ADDRESS.sub("", text)) for text in notes["text"]]
     shingles = _repeated_shingles(letters)
@@ -60,18 +60,9 @@ def near_duplicates(notes: pd.DataFrame) -> pd.DataFrame:
     alike = (rare >= np.maximum(MIN_CONTAINED * shorter, MIN_SHARED)) | (
         (share >= MIN_CONTAINED_WITH_COMMON) & (shared.data >= MIN_SHARED)
     )
-    first, second, share = first[alike], second[alike], share[alike]
-    ids, kinds = notes["id"].to_numpy(), notes["kind"].to_numpy()
-    pairs = pd.DataFrame(
-        {
-            "id": ids[first],
-            "like": ids[second],
-            "shared": share,
-            "same_kind": kinds[first] == kinds[second],
-            "first": first,
-            "second": second,
-        }
-    )
+    pairs = pd.DataFrame({"shared": share, "first": first, "second": second})[alike]
+    one, other = (notes.iloc[pairs[side]].set_index(pairs.index) for side in ("first", "second"))
+    pairs = pairs.assign(id=one["id"], like=other["id"], same_kind=one["kind"] == other["kind"])
     return pairs.sort_values("shared", ascending=False, ignore_index=True)
 
 
