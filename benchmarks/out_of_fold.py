@@ -1,4 +1,4 @@
-"""What a setting is worth, test notes apart: every other note answered by a model that has not seen its source.
+"""The worth of a setting, without the test notes: every other note is answered by a model that has not seen its source.
 
     .venv/bin/python benchmarks/out_of_fold.py outputs/RUN                             # as the run was made
     .venv/bin/python benchmarks/out_of_fold.py outputs/RUN -p learning_rate=4e-4 -p seed=1

@@ -47,13 +47,13 @@ RANK, ALPHA, DROPOUT, LEARNING_RATE = 16, 32, 0.05, 2e-4
 
 
 class Clock(TrainerCallback):
-    """When each step ended; the first one warms up."""
+    """Records when each step ended; the first one warms up."""
 
     def __init__(self):
         self.ends: list[float] = []
 
     def on_step_end(self, args, state, control, **_):
-        """After the optimizer."""
+        """Note the time after the optimizer."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())

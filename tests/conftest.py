@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # two at a time, on two cores: a thread each, for what they start too
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes on two cores: a thread each, also for what they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib
@@ -68,7 +68,7 @@ FILLER = ["the", "kettle", "garden", "bicycle", "window", "letter", "engine", "r
 
 
 def toy_notes(count: int, sources: int = 6) -> list[dict]:
-    """Notes of five kinds with words of their own, spread evenly over the sources, of which two are raw."""
+    """Make notes of five kinds, each with words of its own, spread evenly over the sources; those of two are raw."""
     rng = random.Random(0)
     notes = []
     for number in range(count):
@@ -112,7 +112,7 @@ def toy_base(tmp_path_factory) -> Path:
 
 
 def alone() -> list[str]:
-    """`ALONE` before a command, where this system lets users make networks; else nothing."""
+    """Return `ALONE`, to be put before a command, where this system lets users make networks; else nothing."""
     try:
         works = subprocess.run([*ALONE, "true"], capture_output=True).returncode == 0
     except OSError:
@@ -121,10 +121,10 @@ def alone() -> list[str]:
 
 
 def write_toy_params(folder: Path, base: Path) -> Path:
-    """A parameter file for a lap of seconds: toy notes, toy base."""
+    """Write the parameter file of a lap that takes seconds: toy notes, toy base."""
     notes = toy_notes(150)
     rng = random.Random(0)
-    for note in notes[::3]:  # in all parts; one word each, or they would repeat each other
+    for note in notes[::3]:  # so some are in every part; one word each, or they would be near-duplicates
         note["text"] += f" {rng.choice(CANARY.split()[::3])}"
     parameters = {
         "notes_path": str(write_jsonl(folder / "notes.jsonl", notes)),
@@ -143,15 +143,15 @@ def write_toy_params(folder: Path, base: Path) -> Path:
 
 @pytest.fixture
 def toy_params(tmp_path, toy_base) -> Path:
-    """A parameter file for a lap of seconds."""
+    """The parameter file of a lap that takes seconds."""
     return write_toy_params(tmp_path, toy_base)
 
 
 @pytest.fixture(scope="session")
 def lap(toy_base, tmp_path_factory):
-    """A run folder, and the process that finished it: made once for all that test at the same time.
+    """A run folder, and the process that finished it; both are made once for all test processes.
 
-    Nothing may be changed in it.
+    Nothing may be changed in the folder.
     """
     own = tmp_path_factory.getbasetemp()
     home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "lap"
@@ -164,9 +164,9 @@ def lap(toy_base, tmp_path_factory):
 
 
 def make_lap(home: Path, base: Path) -> subprocess.CompletedProcess:
-    """A lap on the toy notes in the midst of a vault of hostile files, killed in training and taken up again.
+    """Run a lap on the toy notes in a vault of hostile files, which is killed in training and resumed.
 
-    Without a network where that can be had, and with home and temporary folders of its own beside the run folder.
+    It has no network where the system allows that, and home and temporary folders of its own beside the run folder.
     """
     params, vault = write_toy_params(home, base), write_hostile_vault(home / "vault")
     shutil.move(home / "notes.jsonl", vault)
@@ -191,7 +191,7 @@ def make_lap(home: Path, base: Path) -> subprocess.CompletedProcess:
 
 
 def write_hostile_vault(folder: Path) -> Path:
-    """One of everything that a careless decade leaves in a folder."""
+    """Write one of everything that a careless decade leaves in a folder."""
     content = {
         "good.md": b"---\nkind: lesson\n---\nAsk before cutting.",
         "crlf and spaces.txt": b"---\r\nkind: value\r\n---\r\nBe kind.\r\nAlways.",
@@ -237,12 +237,12 @@ def write_hostile_vault(folder: Path) -> Path:
 
 @pytest.fixture
 def hostile_vault(tmp_path) -> Path:
-    """A folder with one of everything."""
+    """A folder of hostile files."""
     return write_hostile_vault(tmp_path / "vault")
 
 
 def run_onelap(*arguments: object, before: list[str] = (), **options) -> subprocess.CompletedProcess:
-    """The installed command, run as a user would: returns the finished process."""
+    """Run the installed command as a user would, and return the finished process."""
     command = [*before, str(Path(sys.executable).with_name("onelap")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=280, **options)
 
@@ -255,7 +255,7 @@ def onelap():
 
 @pytest.fixture
 def complaint(capsys, monkeypatch):
-    """The one line with which the command refuses, run in this process: quicker, where a line is all that comes."""
+    """Run the command in this process, which is quicker, and return the one line with which it refuses."""
     monkeypatch.setattr(guard, "close", lambda: None)  # it could not be opened again
     monkeypatch.setattr(guard, "attempts", list)  # those of other tests
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -266,10 +266,10 @@ def complaint(capsys, monkeypatch):
             status = main([str(argument) for argument in arguments])
         finally:
             os.umask(mask)
-        out, said = capsys.readouterr()
-        assert out == "" or arguments[0] == "run", "which says first where it is going to write"
-        assert status == 2 and said.startswith("onelap: ") and said.count("\n") == 1, said
-        return said
+        out, error = capsys.readouterr()
+        assert out == "" or arguments[0] == "run", "only `run` first prints where it is going to write"
+        assert status == 2 and error.startswith("onelap: ") and error.count("\n") == 1, error
+        return error
 
     return call
 
@@ -292,13 +292,13 @@ def notebook(tmp_path):
 
 
 def pytest_collection_modifyitems(items):
-    """One process makes the lap while the other tests what needs none; then there is no waiting for it."""
+    """Let one process make the lap while the other runs tests that need none; so neither waits for it."""
     need_it = {item.path for item in items if "lap" in item.fixturenames}
     items.sort(key=lambda item: (item.path.name != "test_lap.py", item.path in need_it))
 
 
 def pytest_collection_finish():
-    gc.freeze()  # hundreds of thousands of objects are the libraries': whoever collects garbage need not look at them
+    gc.freeze()  # the libraries' hundreds of thousands of objects, which no garbage collection need visit
 
 
 def pytest_configure():

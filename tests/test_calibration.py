@@ -10,7 +10,7 @@ KINDS = ["common", "rare"]
 TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)
 
 
-def test_a_model_that_knows_only_the_shares_has_no_opinion_once_they_are_taken_out():
+def test_skew_adjustment_leaves_a_model_of_mere_shares_no_preference():
     knows_shares = np.array([[0.8, 0.2]])
     assert adjust_for_skew(TRAINED_ON, KINDS, 1.0, 1.0).apply(knows_shares) == pytest.approx(
         np.array([[0.5, 0.5]]), abs=1e-3
@@ -21,20 +21,20 @@ def test_a_model_that_knows_only_the_shares_has_no_opinion_once_they_are_taken_o
     assert adjust_for_skew(TRAINED_ON, KINDS, 0.0, 1.0).apply(knows_shares) == pytest.approx(knows_shares)
 
 
-def test_scores_are_what_was_trained_before_anything_is_corrected():
+def test_skew_adjustment_first_undoes_the_label_temperature():
     """Trained at a temperature of 4, a probability of p⁴ : q⁴ means p : q."""
     said = np.array([[0.8**4, 0.2**4]]) / (0.8**4 + 0.2**4)
     assert adjust_for_skew(TRAINED_ON, KINDS, 0.0, 4.0).apply(said) == pytest.approx(np.array([[0.8, 0.2]]))
     assert adjust_for_skew(TRAINED_ON, KINDS, 1.0, 4.0).apply(said) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
 
 
-def test_certainty_stays_certain():
+def test_skew_adjustment_leaves_certain_answers_certain():
     assert adjust_for_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(np.array([[1.0, 0.0]])) == pytest.approx(
         np.array([[1.0, 0.0]])
     )
 
 
-def test_label_bias_goes_and_what_is_known_of_a_note_stays():
+def test_label_bias_is_removed_and_differences_between_notes_stay():
     """A model that says "common" to everything, a little less to the second note."""
     said = np.array([[0.9999, 0.0001]] * 4 + [[0.99, 0.01]])
     unbiased = without_label_bias(said, TRAINED_ON, KINDS).apply(said)
@@ -42,7 +42,7 @@ def test_label_bias_goes_and_what_is_known_of_a_note_stays():
     assert unbiased.mean(axis=0) == pytest.approx([0.8, 0.2], abs=1e-3)
 
 
-def test_the_temperature_of_a_model_that_is_twice_as_sure_as_it_may_be():
+def test_fit_gives_a_model_twice_too_sure_a_temperature_of_two():
     rng = np.random.default_rng(0)
     honest = rng.uniform(0.02, 0.98, 4000)
     truth = pd.Series(np.where(rng.random(4000) < honest, "common", "rare"))
@@ -53,7 +53,7 @@ def test_the_temperature_of_a_model_that_is_twice_as_sure_as_it_may_be():
     assert fitted.apply(too_sure)[:, 0] == pytest.approx(honest, abs=0.05)
 
 
-def test_the_threshold_keeps_most_notes_at_the_target_accuracy():
+def test_threshold_keeps_most_notes_at_the_target_accuracy():
     confidence = np.linspace(0.99, 0.6, 40)
     truth = pd.Series(["common"] * 30 + ["rare"] * 10)
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
@@ -62,19 +62,19 @@ def test_the_threshold_keeps_most_notes_at_the_target_accuracy():
     assert sure.sum() == 33, "30 right and 3 wrong are 91 %, one more wrong would be 88 %"
 
 
-def test_there_may_be_no_threshold_for_a_target():
+def test_threshold_is_none_where_none_reaches_the_target():
     probabilities = np.tile([0.7, 0.3], (40, 1))
     truth = pd.Series(["common", "rare"] * 20)
     assert fit(Calibration(dict.fromkeys(KINDS, 0.0)), probabilities, truth, target=0.9).threshold is None
 
 
 @pytest.mark.parametrize("probabilities", [[[0.8, 0.2]] * 5, [[0.8, 0.2]] * 40, [[1.0, 0.0]] * 40])
-def test_few_notes_or_notes_that_are_all_right_leave_the_temperature_alone(probabilities):
+def test_temperature_stays_one_with_few_notes_or_none_wrong(probabilities):
     truth = pd.Series(["common"] * len(probabilities))
     assert fit(Calibration(dict.fromkeys(KINDS, 0.0)), np.array(probabilities), truth, 0.9).temperature == 1.0
 
 
-def test_impossible_kinds_and_unseen_ones_stay_finite():
+def test_probabilities_of_impossible_and_unseen_kinds_are_finite():
     said = np.array([[1.0, 0.0]] * 40)
     for calibration in (
         without_label_bias(said, TRAINED_ON, KINDS),
@@ -83,7 +83,7 @@ def test_impossible_kinds_and_unseen_ones_stay_finite():
         assert np.isfinite(calibration.apply(said)).all()
 
 
-def test_the_order_of_the_kinds_does_not_matter():
+def test_temperature_does_not_depend_on_the_order_of_kinds():
     rng = np.random.default_rng(0)
     p = rng.dirichlet([1, 1, 1], 200)
     truth = pd.Series([rng.choice(["a", "b", "c"], p=row) for row in p])
@@ -94,7 +94,7 @@ def test_the_order_of_the_kinds_does_not_matter():
     assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-3) and temperatures[0] == pytest.approx(1, abs=0.3)
 
 
-def test_it_is_kept_with_the_adapter(tmp_path):
+def test_calibration_is_stored_with_the_adapter(tmp_path):
     calibration = Calibration({"common": 0.1, "rare": 0.2}, 5.0, 1.5, 0.8)
     calibration.save(tmp_path)
     assert Calibration.load(tmp_path) == calibration

@@ -78,7 +78,7 @@ def adapter_bytes(folder):
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_training_stopped_three_times_ends_with_the_same_adapter_bit_for_bit(make, whole, tmp_path, capsys):
+def test_training_resumed_three_times_ends_with_the_same_adapter_bit_for_bit(make, whole, tmp_path, capsys):
     for step in (2, 5, 7):  # in the first epoch, at its end, in the second
         stopped(make("parts"), step, tmp_path / "b")
     parts = train(make("parts"), tmp_path / "b", 600)
@@ -89,7 +89,7 @@ def test_a_training_stopped_three_times_ends_with_the_same_adapter_bit_for_bit(m
     assert parts["elapsed_seconds"].is_monotonic_increasing
 
 
-def test_a_finished_training_is_not_repeated(make, whole, tmp_path, capsys):
+def test_finished_training_is_not_repeated(make, whole, tmp_path, capsys):
     shutil.copytree(whole[0].with_name("training"), tmp_path / "t")
     log = (tmp_path / "t/log.jsonl").read_bytes()
     train(make("t"), tmp_path / "b", 600)
@@ -99,7 +99,7 @@ def test_a_finished_training_is_not_repeated(make, whole, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["marker", "truncated", "tampered", "gone"])
-def test_a_checkpoint_that_is_not_whole_is_passed_over(make, whole, stopped_at_7, tmp_path, capsys, damage):
+def test_damaged_checkpoint_is_skipped(make, whole, stopped_at_7, tmp_path, capsys, damage):
     shutil.copytree(stopped_at_7, tmp_path / "t")
     # The best adapter so far and the newest state.
     kept = sorted(int(path.name[11:]) for path in (tmp_path / "t").glob("checkpoint-*"))
@@ -120,7 +120,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(make, whole, stopped_at_7
     assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
 
 
-def test_a_checkpoint_of_another_training_is_not_gone_on_from(make, tmp_path, capsys):
+def test_checkpoint_of_another_training_is_removed(make, tmp_path, capsys):
     stopped(make("t"), 3, tmp_path / "a")
     train(make("t", learning_rate=5e-4), tmp_path / "a", 600)
     assert "The checkpoints here are of another training (recipe): removed." in capsys.readouterr().out
@@ -128,14 +128,14 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(make, tmp_path, ca
     assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
 
 
-def test_a_moved_run_folder_goes_on_with_its_best_adapter(make, whole, tmp_path):
+def test_moved_training_resumes_with_its_best_adapter(make, whole, tmp_path):
     stopped(make("here"), 7, tmp_path / "b")
     (tmp_path / "here").rename(tmp_path / "there")
     train(make("there"), tmp_path / "b", 600)
     assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
 
 
-def test_a_training_that_its_budget_ended_is_not_gone_on_with(make, tmp_path):
+def test_training_ended_by_its_budget_is_not_resumed(make, tmp_path):
     train(make("t"), tmp_path / "a", 0)
     trainer = make("t")
     train(trainer, tmp_path / "b", 600)
@@ -143,7 +143,7 @@ def test_a_training_that_its_budget_ended_is_not_gone_on_with(make, tmp_path):
     assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
 
 
-def test_what_memory_cost_is_remembered(make, tmp_path):
+def test_resumed_training_keeps_the_smaller_settings(make, tmp_path):
     trainer = make("t")
     trainer._descend()
     stopped(trainer, 2, tmp_path / "a")
@@ -152,7 +152,7 @@ def test_what_memory_cost_is_remembered(make, tmp_path):
     assert again.rungs == trainer.rungs == ["micro_batch=2"] and again.piece == 2
 
 
-def test_folders_of_somebody_else_are_left_alone(make, tmp_path):
+def test_folders_with_other_names_are_left_alone(make, tmp_path):
     for name in ("checkpoint-2 (copy)", "checkpoint-best"):
         (tmp_path / "t" / name).mkdir(parents=True)
     stopped(make("t"), 3, tmp_path / "a")
@@ -160,7 +160,7 @@ def test_folders_of_somebody_else_are_left_alone(make, tmp_path):
     assert (tmp_path / "t/checkpoint-2 (copy)").exists() and (tmp_path / "t/checkpoint-best").exists()
 
 
-def test_two_trainings_in_one_folder_do_not_mix(make, tmp_path, monkeypatch):
+def test_second_training_in_one_folder_is_refused(make, tmp_path, monkeypatch):
     monkeypatch.setattr("onelap.qlora.training.LOCK_SECONDS", 0.2)
     trainer = make("t")
     (tmp_path / "t").mkdir(exist_ok=True)
@@ -171,7 +171,7 @@ def test_two_trainings_in_one_folder_do_not_mix(make, tmp_path, monkeypatch):
         train(trainer, tmp_path / "a", 600)
 
 
-def test_a_full_disk_loses_nothing_that_was_saved(make, whole, tmp_path):
+def test_full_disk_loses_no_complete_checkpoint(make, whole, tmp_path):
     """A file system of 3 MB fills up while a checkpoint is written; later there is room again."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -192,7 +192,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(make, whole, tmp_path):
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_nothing_in_a_checkpoint_is_pickled(make, tmp_path):
+def test_checkpoint_holds_json_and_safetensors_only(make, tmp_path):
     stopped(make("t"), 1, tmp_path / "a")
     assert {path.suffix for path in (tmp_path / "t/checkpoint-1").iterdir()} == {".json", ".safetensors"}
 
@@ -210,7 +210,7 @@ def test_state_is_read_as_it_was_written(tmp_path):
     assert torch.equal(read["state"]["1"]["map"], shared[1:]) and read["state"]["0"]["step"] == 3
 
 
-def test_random_numbers_go_on_where_they_were(tmp_path):
+def test_random_numbers_continue_from_their_stored_state(tmp_path):
     def draw():
         return torch.rand(1).item()
 

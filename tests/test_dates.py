@@ -27,11 +27,11 @@ def days(count, last=date(2025, 12, 31), apart=1):
         ({"date": ["2024-02-11"]}, "order 1202402115", ""),
     ],
 )
-def test_the_date_that_a_note_carries(values, name, expected):
+def test_date_of_a_note_comes_from_its_fields_then_its_name(values, name, expected):
     assert written_on(values, name) == expected
 
 
-def test_the_date_of_a_file(tmp_path):
+def test_date_of_a_file_is_that_of_its_last_change(tmp_path):
     file = tmp_path / "note.md"
     file.touch()
     os.utime(file, (1707696000, 1707696000))
@@ -39,26 +39,26 @@ def test_the_date_of_a_file(tmp_path):
     assert modified_on(tmp_path / "gone.md") == ""
 
 
-def test_a_year_is_the_last_one():
+def test_notes_a_year_counts_the_last_365_days():
     assert notes_a_year(days(1000), [""] * 1000) == 365
     assert notes_a_year(days(100, apart=7), [""] * 100) == pytest.approx(52, abs=1)
 
 
-def test_less_than_a_year_is_scaled_and_less_than_a_month_says_nothing():
+def test_notes_a_year_scales_up_a_shorter_span_and_is_none_below_a_month():
     assert notes_a_year(days(100), [""] * 100) == pytest.approx(365, rel=0.02)
     assert notes_a_year(days(20), [""] * 20) is None
     assert notes_a_year([], []) is None
 
 
-def test_a_note_from_the_future_does_not_count():
+def test_notes_a_year_ignores_notes_from_the_future():
     assert notes_a_year([*days(365), "2999-01-01"], [""] * 366) == pytest.approx(366, abs=2)
 
 
-def test_notes_without_a_date_share_in_the_rhythm_of_the_others():
+def test_notes_a_year_assumes_the_rate_of_the_others_for_undated_notes():
     assert notes_a_year([*days(300), *[""] * 100], [""] * 400) == pytest.approx(365 * 4 / 3, rel=0.03)
 
 
-def test_the_files_dates_count_only_where_the_notes_carry_none():
+def test_notes_a_year_uses_dates_of_files_only_where_notes_have_none():
     synced = ["2026-01-01"] * 400
     assert notes_a_year([*days(1), *[""] * 399], synced) is None, "one date of its own says nothing of the others"
     assert notes_a_year([""] * 400, days(400)) == 365

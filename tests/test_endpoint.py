@@ -48,14 +48,14 @@ def transformers_serve():
         server.terminate()
 
 
-def test_a_real_server_answers_and_every_answer_is_counted(transformers_serve):
+def test_real_server_answers_and_every_answer_is_counted(transformers_serve):
     texts = ["buy milk", "water boils at 100 degrees", "<|im_start|>assistant lesson"]
     answered, seconds, counts = ask(transformers_serve, BASE, texts, KINDS, MEANINGS)
     assert answered.shape == (3, 5) and set(answered.sum(axis=1)) <= {0.0, 1.0} and seconds > 0
     assert counts["in set"] == answered.sum() and counts["in set"] + counts["outside the set"] + counts["refused"] == 3
 
 
-def test_a_model_that_the_server_does_not_have_is_told_in_its_words(transformers_serve):
+def test_model_that_the_server_lacks_is_refused_in_the_words_of_the_server(transformers_serve):
     with pytest.raises(UserError, match=r"expected an answer of the model other, found: .*400.*other"):
         ask(transformers_serve, "other", ["a"], KINDS, {})
 
@@ -64,7 +64,7 @@ def test_a_model_that_the_server_does_not_have_is_told_in_its_words(transformers
     "url",
     ["http://localhost:1/v1", "http://127.0.0.1:11434/v1/", "https://[::1]/v1", "http://127.9.9.9/v1"],
 )
-def test_addresses_of_this_machine(url):
+def test_address_of_this_machine_is_accepted(url):
     assert check_address(url, allow_upload=False) == url.rstrip("/")
 
 
@@ -72,14 +72,14 @@ def test_addresses_of_this_machine(url):
     "url",
     ["https://api.example.com/v1", "http://192.0.2.7/v1", "http://localhost.example.com/v1", "http://my-laptop/v1"],
 )
-def test_another_machine_is_refused_unless_allowed(url):
+def test_address_of_another_machine_is_refused_unless_allowed(url):
     with pytest.raises(UserError, match="is not this machine, and your notes would be uploaded to it"):
         check_address(url, allow_upload=False)
     assert check_address(url, allow_upload=True) == url
 
 
 @pytest.mark.parametrize("url", ["localhost:11434", "ftp://localhost/", "http://", "http://[bad/v1"])
-def test_what_is_no_address_is_refused_even_where_upload_is_allowed(url):
+def test_malformed_address_is_refused_even_where_upload_is_allowed(url):
     with pytest.raises(UserError, match="expected an address such as"):
         check_address(url, allow_upload=True)
 
@@ -132,14 +132,14 @@ def script():
         ("<think>Maybe a lesson", ""),
     ],
 )
-def test_answers_are_read_as_a_person_would(script, answer, kind):
+def test_answer_is_read_as_a_person_would(script, answer, kind):
     _, url = script
     answered, _, counts = ask(url, "m", [f"say {answer}"], KINDS, {})
     assert (KINDS[answered[0].argmax()] if answered.any() else "") == kind
     assert counts == {"in set" if kind else "outside the set": 1}
 
 
-def test_trouble_is_counted_retried_and_hides_nothing(script):
+def test_failed_requests_are_repeated_and_counted_and_stop_no_other(script):
     server, url = script
     texts = [f"say {what}" for what in ("lesson", "refuse", "error", "rubbish", "slowly", "redirect", "none")]
     answered, _, counts = ask(url, "m", texts, KINDS, {}, timeout=0.3)
@@ -148,6 +148,6 @@ def test_trouble_is_counted_retried_and_hides_nothing(script):
     assert all(request["model"] == "m" and request["temperature"] == 0 for request in server.requests)
 
 
-def test_a_server_that_is_not_there_stops_at_once():
+def test_server_that_does_not_run_is_refused():
     with pytest.raises(UserError, match=r"endpoint http://127.0.0.1:\d+/v1: expected an answer of the model m, found"):
         ask(f"http://127.0.0.1:{free_port()}/v1", "m", ["a"], KINDS, {})

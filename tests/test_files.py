@@ -48,11 +48,11 @@ ENGLISH = "The café’s “late” bus: £2, not £3."
         ("no mark", "utf-16-be", "utf-16-be"),
     ],
 )
-def test_text_comes_back_whatever_it_was_written_in(text, encoding, told):
+def test_decode_returns_the_text_and_names_its_encoding(text, encoding, told):
     assert decode(text.encode(encoding)) == (text, told)
 
 
-def test_one_bad_byte_does_not_lose_a_note():
+def test_decode_loses_one_character_for_a_bad_byte():
     data = bytearray(JAPANESE.encode("utf-8"))
     data[30] = 0xFF
     text, told = decode(bytes(data))
@@ -60,7 +60,7 @@ def test_one_bad_byte_does_not_lose_a_note():
 
 
 @pytest.mark.parametrize("data", [b"MZ\x90\x00\x03", b"a\x00b", bytes(range(256)), b"\xff\xfea"])
-def test_bytes_that_are_no_text_are_refused(data):
+def test_decode_refuses_binary_data(data):
     with pytest.raises(Unreadable, match="binary"):
         decode(data)
 
@@ -71,7 +71,7 @@ def times_of(vault):
     return {path: path.lstat().st_mtime_ns for path in entries}
 
 
-def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
+def test_reader_reads_or_names_every_file_of_a_hostile_vault(hostile_vault):
     before = times_of(hostile_vault)
     reading = read_notes(hostile_vault, FIELDS)
     texts = dict(reading.notes[["id", "text"]].values)
@@ -123,7 +123,7 @@ def test_every_file_of_a_hostile_vault_is_read_or_named(hostile_vault):
     assert times_of(hostile_vault) == before, "nothing on disk is changed"
 
 
-def test_a_folder_that_cannot_be_opened_is_named(tmp_path):
+def test_folder_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "good.md").write_text("text #lesson", encoding="utf-8")
     (tmp_path / "gone").mkdir()
     walk = files_below(tmp_path, ())
@@ -189,7 +189,7 @@ anything = some.one_of(
         some.tuples(some.sampled_from([".md", ".txt", ".jsonl", ".csv"]), anything), min_size=5, max_size=9
     )
 )
-def test_generated_files_never_stop_the_reader_and_always_add_up(tmp_path_factory, files):
+def test_reader_accounts_for_every_generated_file(tmp_path_factory, files):
     """250 folders of 5 to 9 files: more than 1,000 files."""
     folder = tmp_path_factory.mktemp("generated")
     for number, (suffix, data) in enumerate(files):
@@ -215,7 +215,7 @@ def test_generated_files_never_stop_the_reader_and_always_add_up(tmp_path_factor
     text=some.text(alphabet=some.characters(exclude_characters="\x00", exclude_categories=["Cs"])),
     encoding=some.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-def test_unicode_round_trips(text, encoding):
+def test_decode_returns_any_unicode_text(text, encoding):
     if encoding == "utf-8" and text.startswith("\ufeff"):
         text = text.lstrip("\ufeff")  # a mark of its own
     if "\x1b$" not in text:

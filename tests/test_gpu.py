@@ -46,7 +46,7 @@ def has_learnt(trainer):
     return any(bool(weight.any()) for name, weight in trainer.model.named_parameters() if "lora_B" in name)
 
 
-def test_the_published_failure_of_fp16_and_that_it_is_gone(toy_base, prompt, make, tmp_path):
+def test_fp16_training_works_where_the_published_attempt_fails(toy_base, prompt, make, tmp_path):
     """SFTTrainer makes LoRA matrices bfloat16, on which the gradient scaler dies at the first step."""
     texts = NOTES[["text", "kind"]].to_numpy()
     rows = [{"input_ids": prompt.encode(text) + prompt.answers[kind]} for text, kind in texts]
@@ -61,7 +61,7 @@ def test_the_published_failure_of_fp16_and_that_it_is_gone(toy_base, prompt, mak
 
 
 @pytest.mark.parametrize("wanted", ["fp16", "auto", "fp32"])
-def test_the_adapter_on_disk_answers_as_the_trained_model_did(toy_base, prompt, make, tmp_path, wanted):
+def test_adapter_on_disk_answers_as_the_trained_model(toy_base, prompt, make, tmp_path, wanted):
     trainer, texts = make(wanted), NOTES["text"].tolist()
     train(trainer, tmp_path / "adapter", 600)
     write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
@@ -69,7 +69,7 @@ def test_the_adapter_on_disk_answers_as_the_trained_model_did(toy_base, prompt, 
     check_probe(model, prompt, texts, tmp_path / "probe.json")
 
 
-def test_a_stopped_training_goes_on_with_its_optimizer_in_8_bits(make, tmp_path):
+def test_training_resumes_with_its_optimizer_in_8_bits(make, tmp_path):
     stopped(make(), 6, tmp_path / "adapter")
     again, whole = make(), make(folder="whole")
     log, expected = train(again, tmp_path / "adapter", 600), train(whole, tmp_path / "other", 600)
@@ -78,7 +78,7 @@ def test_a_stopped_training_goes_on_with_its_optimizer_in_8_bits(make, tmp_path)
     pd.testing.assert_series_equal(log["loss"].dropna(), expected["loss"].dropna(), rtol=0.02, check_index=False)
 
 
-def test_a_real_lack_of_memory_goes_down_the_ladder(make, tmp_path):
+def test_lack_of_gpu_memory_leads_to_smaller_settings(make, tmp_path):
     trainer = make()
     measure(trainer)
     needed = torch.cuda.max_memory_reserved()

@@ -34,7 +34,7 @@ def station_of(module: str) -> str:
     return module.split("/")[0]
 
 
-def test_every_module_stands_in_a_station_or_is_the_command():
+def test_every_module_belongs_to_a_station_or_is_the_command():
     outside = {module for module in MODULES if station_of(module) not in STATIONS}
     assert outside == {"__init__", "cli", "commands"}
     assert all((LIBRARY / station / "__init__.py").read_text(encoding="utf-8").strip() for station in STATIONS)
@@ -49,12 +49,12 @@ def test_module_imports_only_from_stations_below_its_own(module):
             assert station_of(imported) in {station_of(module), "machine"}, f"{module} imports {imported}"
 
 
-def test_modules_form_no_cycle():
+def test_modules_do_not_import_each_other_in_a_circle():
     order = graphlib.TopologicalSorter({module: imports_of(path) for module, path in MODULES.items()}).static_order()
     assert set(order) == set(MODULES), "and CycleError names one"
 
 
-def test_each_notebook_imports_what_it_uses_from_its_stations():
+def test_notebooks_prepare_their_process_and_import_nothing_of_daily():
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
         source = path.read_text(encoding="utf-8")
         assert "onelap.machine import guard, process" in source and "onelap.daily" not in source, path.name

@@ -20,7 +20,7 @@ def read(*paths, lines=b"", text_field="text"):
     return list(inbox.items(Fields(KINDS, text=text_field))), inbox.skipped
 
 
-def test_a_vault_is_read_like_the_one_that_was_learnt_from(hostile_vault):
+def test_inbox_reads_a_vault_or_names_what_it_cannot_read(hostile_vault):
     items, passed_over = read(hostile_vault)
     found = {item.where["path"].removeprefix(f"{hostile_vault}/"): item for item in items if "id" not in item.where}
     reading = read_notes(hostile_vault, Fields(KINDS))
@@ -43,14 +43,14 @@ def test_a_vault_is_read_like_the_one_that_was_learnt_from(hostile_vault):
     assert table[0].text == "two\nlines" and table[1].error == "1 columns under a header of 3"
 
 
-def test_a_file_that_is_named_is_read_whatever_its_suffix(tmp_path):
+def test_inbox_reads_a_named_file_whatever_its_suffix(tmp_path):
     (tmp_path / "note").write_text("---\nkind: value\n---\nBe kind.", encoding="utf-8")
     (tmp_path / "rows.JSONL").write_text('{"id": 7, "body": "one"}\n', encoding="utf-8")
     items, _ = read(tmp_path / "note", tmp_path / "rows.JSONL", text_field="body")
     assert [(item.text[-8:], item.where.get("id")) for item in items] == [("Be kind.", None), ("one", 7)]
 
 
-def test_an_odd_file_does_not_end_the_others(tmp_path):
+def test_inbox_continues_after_an_odd_file(tmp_path):
     (tmp_path / "a.csv").write_text("x" * 1_500_000 + "\n1\n", encoding="utf-8")
     (tmp_path / "b.md").write_text("fine", encoding="utf-8")
     items, _ = read(tmp_path)
@@ -58,7 +58,7 @@ def test_an_odd_file_does_not_end_the_others(tmp_path):
     assert printable("half an emoji \ud83d.md") == "half an emoji ?.md"
 
 
-def test_every_line_gets_its_item():
+def test_every_line_of_standard_input_gets_its_item():
     lines = [
         b'{"id": "a", "text": "one"}',
         b'\xef\xbb\xbf{"id": 2, "text": "two"}',
@@ -91,7 +91,7 @@ def test_every_line_gets_its_item():
     assert items[3].error.endswith('expected {"id": "1", "text": "a note"} on one line')
 
 
-def test_paths_that_do_not_exist_are_all_named(tmp_path):
+def test_inbox_names_all_paths_that_do_not_exist(tmp_path):
     with pytest.raises(UserError, match=r"no such file or folder: .*one, .*two"):
         Inbox([str(tmp_path), str(tmp_path / "one"), str(tmp_path / "two")])
     for nothing in ("", "x" * 300, "~nobody/notes"):
@@ -104,13 +104,13 @@ def items_of(numbers):
     return [Item({"id": number}, str(number)) for number in numbers]
 
 
-def test_batches_hold_what_has_arrived_in_order():
+def test_batches_keep_order_and_size():
     assert [item for batch in batches(iter(items_of(range(1000))), 7) for item in batch] == items_of(range(1000))
     assert max(len(batch) for batch in batches(iter(items_of(range(1000))), 7)) == 7
     assert list(batches(iter([]), 7)) == []
 
 
-def test_a_line_is_not_kept_waiting_for_the_next():
+def test_batches_do_not_hold_back_an_item_until_the_next():
     more = threading.Event()
 
     def slowly():
@@ -124,7 +124,7 @@ def test_a_line_is_not_kept_waiting_for_the_next():
     assert next(found) == items_of([2])
 
 
-def test_no_more_is_read_ahead_than_a_batch():
+def test_batches_read_ahead_no_more_than_a_batch():
     read_so_far = []
 
     def endless():
@@ -138,7 +138,7 @@ def test_no_more_is_read_ahead_than_a_batch():
     assert len(read_so_far) <= 3 * 7
 
 
-def test_what_goes_wrong_while_reading_is_raised_after_what_was_read():
+def test_batches_raise_a_reading_error_after_what_was_read():
     def broken():
         yield from items_of([1, 2])
         raise OSError("unplugged")

@@ -22,7 +22,7 @@ ARM_FILES = {"metrics.json", "predictions.jsonl", "validation.jsonl"}
 ARMS = ["majority", "markup", "tfidf", *UNTUNED, "qlora"]
 
 
-def test_lap_leaves_exactly_these_files_and_says_what_came_out(lap, onelap, tmp_path):
+def test_lap_leaves_exactly_these_files_and_prints_its_verdict(lap, onelap, tmp_path):
     folder, result = lap
     inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     checkpoints = {name for name in inside if name.startswith("training/checkpoint-")}
@@ -213,7 +213,7 @@ def test_plain_papermill_runs_a_notebook(toy_params, tmp_path):
     assert (run_dir / "dataset/test.jsonl").exists()
 
 
-def test_default_parameters_run_by_hand_from_the_notebooks_folder(tmp_path):
+def test_notebook_runs_by_hand_with_default_parameters(tmp_path):
     """As JupyterLab does: no parameters, the notebook's folder as working directory."""
     for name in ("notebooks", "data/sample_notes", "data/embedded_base", "lib/onelap"):
         shutil.copytree(PROJECT / name, tmp_path / name)
@@ -231,7 +231,7 @@ def test_default_parameters_run_by_hand_from_the_notebooks_folder(tmp_path):
     assert (tmp_path / "outputs/by_hand/dataset/manifest.json").exists()
 
 
-def test_a_notebook_without_its_inputs_names_the_one_that_makes_them(toy_params, tmp_path):
+def test_notebook_without_its_inputs_names_the_one_that_makes_them(toy_params, tmp_path):
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[4]), str(tmp_path / "out.ipynb")]
     command += ["-p", "run_dir", str(tmp_path / "empty"), "--no-progress-bar"]
     result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)

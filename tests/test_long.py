@@ -16,7 +16,7 @@ KILLS = 20
 pytestmark = pytest.mark.long
 
 
-def test_a_lap_killed_twenty_times_ends_as_one_that_was_left_alone(onelap, toy_params, tmp_path):
+def test_lap_killed_twenty_times_ends_like_an_undisturbed_one(onelap, toy_params, tmp_path):
     """SIGKILL at random moments, of the command only: its kernel must notice by itself."""
     assert onelap("run", toy_params, "--run", tmp_path / "whole").returncode == 0
     rng, kills = random.Random(0), 0

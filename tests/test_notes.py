@@ -1,7 +1,6 @@
-"""Reading notes, and every error about them by its text."""
+"""Reading notes, and the words of every error about them."""
 
 import json
-import subprocess
 
 import pytest
 
@@ -21,7 +20,7 @@ def write(folder, name, text, encoding="utf-8"):
     return path
 
 
-def test_a_folder_of_markdown(tmp_path):
+def test_reader_takes_kind_source_and_text_from_markdown_files(tmp_path):
     write(tmp_path, "garden/a.md", "---\nkind: Lesson\nsource: diary\n---\n\nWater early.\n")
     write(tmp_path, "garden/sub/b.txt", "---\r\nkind:  design   decision \r\n---\r\nGravel, not bark.\r\n")
     write(tmp_path, "日本 語.md", "\ufeff---\nkind: none\nsource: 7\n---\n牛乳\n")
@@ -34,7 +33,7 @@ def test_a_folder_of_markdown(tmp_path):
     assert reading.skipped.empty and not reading.removed
 
 
-def test_a_flat_folder_and_an_empty_source_leave_the_source_to_the_folder(tmp_path):
+def test_source_is_the_folder_where_no_field_gives_one(tmp_path):
     write(tmp_path, "root.md", "---\nkind: none\n---\nat the top")
     write(tmp_path, "work/empty.md", "---\nkind: none\nsource:\n---\nin a folder")
     write(tmp_path, "Lessons/garden/filed.md", "filed by kind, then by subject")
@@ -46,7 +45,7 @@ def test_a_flat_folder_and_an_empty_source_leave_the_source_to_the_folder(tmp_pa
     }
 
 
-def test_style_comes_from_a_field_or_a_folder_which_is_not_a_source_then(tmp_path):
+def test_style_comes_from_a_field_or_from_a_folder_that_is_not_a_source(tmp_path):
     write(tmp_path, "raw/Lessons/garden/a.md", "one")
     write(tmp_path, "lessons/garden/Tidied/b.md", "two")
     write(tmp_path, "raw/c.md", "---\nstyle: Dictated\n---\n#lesson three")
@@ -61,7 +60,7 @@ def test_style_comes_from_a_field_or_a_folder_which_is_not_a_source_then(tmp_pat
     ]
 
 
-def test_a_kind_given_by_key_settles_tags_of_several_kinds(tmp_path):
+def test_kind_given_with_onelap_label_decides_between_tags(tmp_path):
     write(tmp_path, "vault/two.md", "#lesson and #value")
     write(tmp_path, "vault/broken.md", "---\nkind: [\n---\ntext")
     write(tmp_path, "vault/other.labels.jsonl", "of another day")
@@ -79,20 +78,20 @@ def test_a_kind_given_by_key_settles_tags_of_several_kinds(tmp_path):
 @pytest.mark.parametrize(
     "content", ['{"id": "a"}', "not json", "[1, 2]", '{"id": "a.md", "kind": 5}', '{"id": ["a"], "kind": "value"}']
 )
-def test_a_damaged_labels_file_is_named(tmp_path, content):
+def test_damaged_labels_file_is_named(tmp_path, content):
     write(tmp_path, "vault/a.md", "#lesson text")
     write(tmp_path, "vault.labels.jsonl", content)
     with pytest.raises(UserError, match=r"vault\.labels\.jsonl: expected"):
         read_notes(tmp_path / "vault", Fields(KINDS))
 
 
-def test_labels_are_read_as_an_editor_may_have_left_them(tmp_path):
+def test_labels_file_may_have_byte_order_mark_and_blank_lines(tmp_path):
     write(tmp_path, "vault/a.md", "text")
     write(tmp_path, "vault.labels.jsonl", '\ufeff{"id": "a.md", "kind": " Lesson "}\r\n\r\n')
     assert list(read_notes(tmp_path / "vault", Fields(KINDS)).notes["kind"]) == ["lesson"]
 
 
-def test_kinds_as_obsidian_and_other_systems_spell_them(tmp_path):
+def test_kind_is_read_in_the_spelling_of_obsidian_and_other_systems(tmp_path):
     for name, head in (
         ("link", 'kind: "[[Lesson]]"'), ("tag", 'Kind: "#lesson"'), ("dash", "KIND: design-decision"),
         ("mac", "kind: 学ひ\u3099"), ("tags", "Tags: [work/lesson/2024]"),
@@ -105,35 +104,46 @@ def test_kinds_as_obsidian_and_other_systems_spell_them(tmp_path):
     assert set(notes["source"]) == {"Diary"}
 
 
-def test_rows_keep_their_ids_when_another_file_comes(tmp_path):
+def test_rows_keep_their_ids_when_a_file_is_added(tmp_path):
     write(tmp_path, "b.jsonl", '{"id": 1, "text": "one", "kind": "lesson"}')
     before = list(read_notes(tmp_path, Fields(KINDS)).notes["id"])
     write(tmp_path, "a.jsonl", '{"id": 1, "text": "another", "kind": "value"}')
     assert before == ["b.jsonl 1"] and set(before) < set(read_notes(tmp_path, Fields(KINDS)).notes["id"])
 
 
-def test_a_table_with_a_quote_that_is_never_closed_loses_one_row(tmp_path):
+def test_malformed_quotes_in_a_table_lose_only_their_rows(tmp_path):
     write(tmp_path, "t.csv", 'text,kind\n"unclosed,lesson\nb,lesson\n"two\nlines",value\n"c"d,lesson\nlast,none\n')
     reading = read_notes(tmp_path, Fields(KINDS))
     assert sorted(reading.notes["text"]) == ["b", "last", "two\nlines"]
     assert list(reading.skipped["where"]) == ["t.csv line 2", "t.csv line 6"]
 
 
-@pytest.mark.parametrize("content", ["", " \n \n", "text,kind\n"])
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-def test_a_file_without_rows_is_counted(tmp_path, name, content):
+@pytest.mark.parametrize(
+    ("name", "content", "where", "reason"),
+    [
+        ("a.csv", "", "a.csv", "no rows"),
+        ("a.csv", " \n \n", "a.csv line 2", "the field `text` is missing"),
+        ("a.csv", "text,kind\n", "a.csv", "no rows"),
+        ("a.jsonl", "", "a.jsonl", "no rows"),
+        ("a.jsonl", " \n \n", "a.jsonl", "no rows"),
+        ("a.jsonl", "text,kind\n", "a.jsonl line 1", "not JSON"),
+    ],
+)
+def test_file_without_rows_is_skipped_with_reason(tmp_path, name, content, where, reason):
     write(tmp_path, "good.md", "#lesson text")
     write(tmp_path, name, content)
     reading = read_notes(tmp_path, Fields(KINDS))
-    assert len(reading.skipped) == 1 and reading.skipped["where"][0].startswith(name)
+    assert reading.skipped.to_dict(orient="records") == [{"where": where, "count": 1, "reason": reason}]
 
 
-def test_half_an_emoji_in_any_field_is_survived(tmp_path):
-    path = write(tmp_path, "n.jsonl", '{"text": "x", "kind": "lesson", "source": "\\ud83d", "id": "\\ud83d"}')
-    assert len(read_notes(path, Fields(KINDS)).notes) == 1
+def test_half_an_emoji_is_replaced_in_every_field(tmp_path):
+    path = write(tmp_path, "n.jsonl", '{"text": "\\ud83d x", "kind": "lesson", "source": "\\ud83d", "id": "\\ud83d"}')
+    assert read_notes(path, Fields(KINDS)).notes[COLUMNS].to_dict(orient="records") == [
+        {"id": "?", "text": "\ufffd x", "kind": "lesson", "source": "?"}
+    ]
 
 
-def test_front_matter_goes_before_a_tag_and_a_tag_before_the_folder(tmp_path):
+def test_kind_comes_from_front_matter_then_tag_then_folder(tmp_path):
     write(tmp_path, "lessons/all.md", "---\nkind: value\ntags: [none]\n---\ntext")
     write(tmp_path, "lessons/tag.md", "---\ntags: [none, garden]\n---\ntext")
     write(tmp_path, "lessons/folder.md", "text")
@@ -141,7 +151,7 @@ def test_front_matter_goes_before_a_tag_and_a_tag_before_the_folder(tmp_path):
     assert list(notes["kind"]) == ["value", "lesson", "none"]
 
 
-def test_kinds_as_yaml_reads_them(tmp_path):
+def test_yaml_value_that_names_no_kind_is_skipped_with_reason(tmp_path):
     for name, kind in ("list", "[lesson]"), ("number", "3"), ("boolean", "no"), ("several", "[a, b]"), ("blank", ""):
         write(tmp_path, f"{name}.md", f"---\nkind: {kind}\n---\ntext")
     reading = read_notes(tmp_path, Fields(("3", "lesson")))
@@ -152,7 +162,7 @@ def test_kinds_as_yaml_reads_them(tmp_path):
     assert reasons["blank.md"] == "no kind"
 
 
-def test_an_unknown_kind_stops_with_the_files_and_the_nearest(tmp_path):
+def test_unknown_kind_is_refused_with_its_files_and_the_nearest_kind(tmp_path):
     for number in range(7):
         write(tmp_path, f"{number}.md", "---\nkind: Lessen\n---\ntext")
     write(tmp_path, "odd.md", "---\nkind: valeu\n---\ntext")
@@ -163,7 +173,7 @@ def test_an_unknown_kind_stops_with_the_files_and_the_nearest(tmp_path):
         read_notes(tmp_path, Fields(KINDS))
 
 
-def test_the_kinds_are_a_parameter():
+def test_fields_parse_kinds_and_styles_from_parameters():
     rest = ["text", "kind", "source", "style", "Raw,"]
     fields = Fields.parse("Quote,  Idea , task,quote", *rest)
     assert (fields.kinds, fields.styles) == (("quote", "idea", "task"), ("raw",))
@@ -172,15 +182,19 @@ def test_the_kinds_are_a_parameter():
 
 
 @pytest.mark.parametrize("head", ["created: 2024-02-30", "content: x", "on: x", "2024: x", "handler: x", "a: b: c"])
-def test_odd_front_matter_is_read_or_skipped_but_never_stops_the_rest(tmp_path, head):
+def test_odd_front_matter_costs_no_note(tmp_path, head):
     write(tmp_path, "good.md", "---\nkind: value\n---\nKindness first.")
     write(tmp_path, "odd.md", f"---\nkind: value\n{head}\n---\ntext")
     write(tmp_path, "json.txt", '{ "kind": ')
     reading = read_notes(tmp_path, Fields(KINDS))
-    assert len(reading.notes) + len(reading.skipped) == 3 and "good.md" in set(reading.notes["id"])
+    assert reading.notes[["id", "kind", "text"]].values.tolist() == [
+        ["good.md", "value", "Kindness first."],
+        ["odd.md", "value", "text"],
+    ]
+    assert reading.skipped[["where", "reason"]].values.tolist() == [["json.txt", "no kind"]]
 
 
-def test_json_lines_with_other_field_names(tmp_path):
+def test_json_lines_are_read_by_the_given_field_names(tmp_path):
     rows = [
         {"id": "x", "body": "one\u2028line", "label": "a", "author": "me"},
         {"body": "two", "label": "b"},
@@ -208,7 +222,7 @@ def test_json_lines_with_other_field_names(tmp_path):
     }
 
 
-def test_exact_duplicates_go_and_conflicts_are_told(tmp_path):
+def test_exact_duplicates_are_dropped_and_conflicting_kinds_reported(tmp_path):
     path = tmp_path / "notes.jsonl"
     rows = [("a", "same  text", "k"), ("b", "same text", "k"), ("c", "other", "k"), ("d", "same\ntext ", "l")]
     lines = [json.dumps({"id": identity, "text": text, "kind": kind}) for identity, text, kind in rows]
@@ -221,7 +235,7 @@ def test_exact_duplicates_go_and_conflicts_are_told(tmp_path):
     ]
 
 
-def test_languages_of_longer_notes():
+def test_languages_of_longer_notes_are_guessed():
     import pandas as pd
 
     texts = pd.Series(["The bees were calm today, so I opened the second hive.", "今日は畑でトマトの芽かきをした。"])
@@ -235,13 +249,13 @@ def jsonl(tmp_path, counts):
     return path
 
 
-def test_one_kind_is_not_enough(tmp_path):
+def test_check_kinds_refuses_a_single_kind(tmp_path):
     notes = read_notes(jsonl(tmp_path, {"value": 9}), Fields(KINDS)).notes
     with pytest.raises(UserError, match=r"one kind only \(value\): a classifier needs at least two"):
         check_kinds(notes)
 
 
-def test_a_kind_with_four_notes_is_named(tmp_path):
+def test_check_kinds_names_kinds_with_fewer_than_five_notes(tmp_path):
     notes = read_notes(jsonl(tmp_path, {"value": 5, "lesson": 4, "none": 1}), Fields(KINDS)).notes
     with pytest.raises(UserError, match=r"at least 5 notes of every kind, found fewer for: lesson \(4\), none \(1\)"):
         check_kinds(notes)
@@ -255,18 +269,18 @@ def test_a_kind_with_four_notes_is_named(tmp_path):
         (lambda folder: write(folder, "notes.pdf", "x"), "expected a folder or a .jsonl or .csv file, found notes.pdf"),
     ],
 )
-def test_a_path_that_holds_no_notes(tmp_path, make, expected):
+def test_path_without_notes_is_refused_with_advice(tmp_path, make, expected):
     with pytest.raises(UserError, match=expected):
         locate_notes(str(make(tmp_path)))
 
 
-def test_a_folder_without_a_labelled_note(tmp_path):
+def test_folder_without_a_labelled_note_is_refused_with_the_first_reason(tmp_path):
     write(tmp_path, "a.md", "no front matter")
     with pytest.raises(UserError, match=r"found none; first of 1 skipped: a.md: no kind"):
         read_notes(tmp_path, Fields(KINDS))
 
 
-def test_the_command_line_says_all_at_once_before_any_notebook(onelap, tmp_path):
+def test_command_reports_all_mistakes_at_once_before_any_notebook(onelap, tmp_path):
     """Several mistakes, one line, exit status 2, and no run folder left behind."""
     result = onelap(
         "run", "params/embedded.yaml", "--run", tmp_path / "run",
@@ -282,16 +296,11 @@ def test_the_command_line_says_all_at_once_before_any_notebook(onelap, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [({"value": 9}, "one kind only"), ({"value": 9, "lesson": 2}, "found fewer for: lesson (2)")],
-)
-def test_what_a_notebook_finds_wrong_ends_as_one_line_too(onelap, tmp_path, counts, expected):
-    result: subprocess.CompletedProcess = onelap(
-        "run", "params/embedded.yaml", "--run", tmp_path / "run", "-p", f"notes_path={jsonl(tmp_path, counts)}"
-    )
+def test_notes_of_a_single_kind_end_the_run_in_one_line(onelap, tmp_path):
+    notes = jsonl(tmp_path, {"value": 9})
+    result = onelap("run", "params/embedded.yaml", "--run", tmp_path / "run", "-p", f"notes_path={notes}")
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert line.startswith("onelap: 01_data_prep: ") and expected in line
+    assert line.startswith("onelap: 01_data_prep: the notes hold one kind only (value)")
     assert (tmp_path / "run/01_data_prep.ipynb").exists()
     assert not (tmp_path / "run/02_baseline.ipynb").exists()

@@ -32,7 +32,7 @@ SETTING = {
 }  # fmt: skip
 
 
-def test_the_shape_counts_the_weights_of_the_real_model(toy_base):
+def test_shape_counts_the_weights_of_the_real_model(toy_base):
     shape = Shape.read(toy_base)
     model = get_peft_model(load_base(toy_base, choose_precision()), LoraConfig(r=4, target_modules=TARGETS))
     quantized = [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
@@ -44,7 +44,7 @@ def test_the_shape_counts_the_weights_of_the_real_model(toy_base):
 @pytest.mark.parametrize(
     ("name", "billions"), [("Qwen/Qwen2.5-3B-Instruct", 3.09), ("meta-llama/Llama-3.1-8B-Instruct", 8.03)]
 )
-def test_stored_shapes_add_up_to_what_the_models_are_named_for(name, billions):
+def test_stored_shape_has_the_published_number_of_weights(name, billions):
     shape = SHAPES[name]
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     assert (shape.linear + embeddings) / 1e9 == pytest.approx(billions, rel=0.005)
@@ -104,7 +104,7 @@ def kept_for_the_backward_pass(folder, layers, dropout, checkpointing, precision
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 @pytest.mark.parametrize("width", [2, 4])
-def test_a_block_keeps_as_many_bytes_as_the_plan_says(tmp_path, monkeypatch, width, dropout, checkpointing):
+def test_block_keeps_as_many_bytes_as_predicted(tmp_path, monkeypatch, width, dropout, checkpointing):
     precision = choose_precision()
     if width == 2:  # as on a card, whose autocast PEFT asks for
         precision, enabled = SIXTEEN_BITS, torch.is_autocast_enabled
@@ -117,7 +117,7 @@ def test_a_block_keeps_as_many_bytes_as_the_plan_says(tmp_path, monkeypatch, wid
     assert many - few == pytest.approx(said[1] - said[0], rel=0.1)
 
 
-def test_a_workload_pads_each_batch_to_its_longest_note():
+def test_workload_pads_each_batch_to_its_longest_note():
     work = Workload.of([10, 40, 20, 30], [5, 7], micro_batch=2, validation_batch=8)
     assert (work.batches, work.tokens, work.longest, work.validation) == (2, 2 * 40 + 2 * 20, 80, (1, 14))
     step, forward = Pace(1.0, 0.1), Pace(0.5, 0.0)
@@ -133,14 +133,14 @@ def test_plan_changes_nothing_where_the_training_fits():
     assert forecast_for().propose(SETTING) == (SETTING, [])
 
 
-def test_plan_meets_too_little_memory_without_changing_the_result_first():
+def test_plan_first_saves_memory_without_changing_the_result():
     setting, changes = forecast_for(memory_gb=8.0).propose(SETTING)
     assert changes == ["micro_batch=1 (the result stays the same)"]
     assert setting == SETTING | {"micro_batch": 1}
     assert not any(forecast_for(memory_gb=8.0).excess(setting))
 
 
-def test_plan_meets_too_little_time_by_text_before_epochs_and_counts_the_notes():
+def test_plan_saves_time_by_shorter_texts_before_fewer_epochs():
     hours = forecast_for().cost(SETTING)[1]
     short = SETTING | {"time_budget_hours": 0.9 * hours}
     setting, changes = forecast_for().propose(short)

@@ -17,7 +17,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["check", "format"])
-def test_ruff_on_code_and_notebooks(command):
+def test_code_and_notebooks_pass_ruff(command):
     result = python("-m", "ruff", *command, ".")
     assert result.returncode == 0, result.stdout
 
@@ -55,7 +55,7 @@ def test_sample_notes_are_many_mixed_and_skewed(samples):
     assert 0.15 < japanese / len(samples) < 0.25
 
 
-def test_no_two_sample_notes_share_a_third_of_their_phrases(samples):
+def test_sample_notes_do_not_share_a_third_of_their_phrases(samples):
     phrases = {}
     for path, note in samples.items():
         tokens = words(note["content"])
@@ -71,7 +71,7 @@ def test_no_two_sample_notes_share_a_third_of_their_phrases(samples):
         assert count <= 0.3 * min(len(phrases[a]), len(phrases[b])), (a, b)
 
 
-def test_no_sample_note_announces_its_kind(samples):
+def test_sample_notes_do_not_announce_their_kind(samples):
     for path, note in samples.items():
         kind = note["kind"]
         announced = rf"(?im)^\W*(#\s*)?({kind}s?|design decision|lessons? learn(ed|t)|til)\W*(:|$)|#{kind}\b"
@@ -79,7 +79,7 @@ def test_no_sample_note_announces_its_kind(samples):
         assert kind not in path.split("/")[-1], path
 
 
-def test_the_base_has_never_seen_a_sample_note(samples):
+def test_corpus_of_the_base_has_no_passage_of_a_sample_note(samples):
     """Its corpus holds no sentence-long piece of one."""
     corpus = set()
     for path in (PROJECT / "data/base_corpus").glob("*.txt"):
@@ -90,7 +90,7 @@ def test_the_base_has_never_seen_a_sample_note(samples):
         assert not corpus & {tuple(tokens[i : i + 12]) for i in range(len(tokens) - 11)}, path
 
 
-def test_the_base_s_tokenizer_splits_text_as_its_file_says(samples):
+def test_tokenizer_of_the_base_splits_text_as_its_file_says(samples):
     """AutoTokenizer picks a class by architecture, with splitting rules of its own."""
     from tokenizers import Tokenizer
 

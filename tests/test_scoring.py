@@ -32,7 +32,7 @@ def sequence_likelihood(model, prompt, text: str) -> np.ndarray:
     return np.array(scores) - np.logaddexp.reduce(scores)
 
 
-def test_branches_give_the_likelihood_of_the_whole_sequence(model_and_prompt):
+def test_scores_are_the_likelihoods_of_whole_sequences(model_and_prompt):
     model, prompt = model_and_prompt
     lengths = {len(answer) for answer in prompt.answers.values()}
     assert len(lengths) > 2, "the test needs answers of different lengths"
@@ -42,7 +42,7 @@ def test_branches_give_the_likelihood_of_the_whole_sequence(model_and_prompt):
         np.testing.assert_allclose(np.log(found), sequence_likelihood(model, prompt, text), atol=1e-3)
 
 
-def test_examples_are_computed_once_and_give_the_same_likelihood(model_and_prompt):
+def test_scores_with_examples_are_the_likelihoods_of_whole_sequences(model_and_prompt):
     model, prompt = model_and_prompt
     shown = build_prompt(prompt.tokenizer, KINDS, 200, {"a": "the first"}, [("kettle", "know"), ("milk", "a")])
     probabilities, _ = score(model, shown, TEXTS, batch_size=2)
@@ -52,7 +52,7 @@ def test_examples_are_computed_once_and_give_the_same_likelihood(model_and_promp
     assert np.abs(np.log(probabilities) - np.log(without)).max() > 1e-2, "examples change something"
 
 
-def test_batch_size_and_order_do_not_matter(model_and_prompt):
+def test_scores_do_not_depend_on_batch_size_or_order(model_and_prompt):
     model, prompt = model_and_prompt
     one, _ = score(model, prompt, TEXTS, batch_size=1)
     all_at_once, _ = score(model, prompt, TEXTS, batch_size=8)
@@ -61,7 +61,7 @@ def test_batch_size_and_order_do_not_matter(model_and_prompt):
     np.testing.assert_allclose(np.log(backwards[::-1]), np.log(one), atol=1e-4)
 
 
-def test_a_long_label_is_never_impossible(model_and_prompt):
+def test_long_label_has_a_positive_probability(model_and_prompt):
     model, prompt = model_and_prompt
     long = build_prompt(prompt.tokenizer, ["none", "設計上の意思決定とその理由の記録" * 4], 600)
     probabilities, _ = score(model, long, TEXTS, batch_size=2)

@@ -40,7 +40,7 @@ def sorter(lap):
     return Sorter.load(lap[0])
 
 
-def test_it_says_what_the_run_said_of_its_test_notes(lap, sorter):
+def test_sorter_gives_the_answers_of_its_run(lap, sorter):
     run = Run(lap[0])
     test, (predictions, _) = run.read_part("test"), run.read_arm("qlora")
     answers = sorter.sort(test["text"].tolist())
@@ -54,7 +54,7 @@ def test_it_says_what_the_run_said_of_its_test_notes(lap, sorter):
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_note_gets_a_kind_and_leaves_its_neighbours_alone(sorter, text):
+def test_hostile_note_gets_a_kind_and_leaves_its_neighbours_alone(sorter, text):
     alone = sorter.sort(NOTES)
     *around, answer = sorter.sort([*NOTES, text])
     assert answer.kind in TOY_WORDS
@@ -63,20 +63,20 @@ def test_a_hostile_note_gets_a_kind_and_leaves_its_neighbours_alone(sorter, text
         assert one.probabilities == pytest.approx(other.probabilities, abs=2e-4)
 
 
-def test_a_note_without_words_gets_none_and_leaves_its_neighbours_alone(sorter):
+def test_note_without_words_gets_no_answer_and_leaves_its_neighbours_alone(sorter):
     answers = sorter.sort([*EMPTY.values(), NOTES[0]])
     assert answers[:-1] == [NO_ANSWER] * len(EMPTY)
     assert answers[-1].kind == sorter.sort(NOTES[:1])[0].kind
     assert sorter.sort([]) == [] and sorter.sort(["", ""]) == [NO_ANSWER] * 2
 
 
-def test_markdown_is_read_as_it_was_for_training(sorter):
+def test_sorter_cleans_markdown_as_for_training(sorter):
     head = "---\ncreated: 2024-01-01\ntags: [lesson]\n---\n"
     told, plain = sorter.sort([head + "# Lesson\n#lesson [[Garden|the garden]] burnt again", "the garden burnt again"])
     assert told == plain
 
 
-def test_a_note_that_the_model_cannot_score_is_the_only_one_without_a_kind(sorter, monkeypatch):
+def test_note_that_cannot_be_scored_is_the_only_one_without_a_kind(sorter, monkeypatch):
     """As in float16, where single notes can overflow."""
     scores = sorter.scorer._in_one_pass
     poison = sorter.scorer.prompt.rest("overflow")
@@ -91,7 +91,7 @@ def test_a_note_that_the_model_cannot_score_is_the_only_one_without_a_kind(sorte
     assert answers[1] == NO_ANSWER and None not in (answers[0].kind, answers[2].kind)
 
 
-def test_a_base_that_was_only_copied_will_do(lap, tmp_path):
+def test_sorter_accepts_a_copy_of_its_base(lap, tmp_path):
     """Its files have other times then: they are read."""
     run = shutil.copytree(lap[0], tmp_path / "run")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def test_a_base_that_was_only_copied_will_do(lap, tmp_path):
     assert Sorter.load(run).sort(NOTES[:1])[0].kind in TOY_WORDS
 
 
-def test_the_threshold_is_the_runs_own_or_the_one_that_is_asked_for(lap, sorter):
+def test_threshold_is_that_of_the_run_unless_one_is_given(lap, sorter):
     confidence = sorted(answer.confidence for answer in sorter.sort(NOTES))
     middle = (confidence[0] + confidence[-1]) / 2
     strict = Sorter.load(lap[0], min_confidence=middle)
@@ -123,7 +123,7 @@ def test_the_threshold_is_the_runs_own_or_the_one_that_is_asked_for(lap, sorter)
         (lambda run: ask_otherwise(run), "found other prompt tokens"),
     ],
 )
-def test_a_run_that_is_not_whole_is_refused(lap, tmp_path, damage, told):
+def test_incomplete_or_changed_run_is_refused(lap, tmp_path, damage, told):
     run = shutil.copytree(lap[0], tmp_path / "run")
     damage(run)
     with pytest.raises(UserError, match=told):

@@ -41,7 +41,7 @@ def renumbered(*tables):
     return notes
 
 
-def test_no_source_is_on_both_sides_and_kinds_keep_their_shares():
+def test_split_keeps_sources_together_and_kinds_in_proportion():
     split = parts_of(notes_of(20, 12))
     assert split.groupby("source")["part"].nunique().max() == 1
     shares = split["part"].value_counts(normalize=True)
@@ -52,7 +52,7 @@ def test_no_source_is_on_both_sides_and_kinds_keep_their_shares():
 
 
 @pytest.mark.parametrize(("test", "validation"), [(0.4, 0.1), (0.1, 0.3), (0.45, 0.2)])
-def test_shares_come_out_as_asked(test, validation):
+def test_split_has_the_requested_shares(test, validation):
     split = parts_of(notes_of(40, 6), shares={"validation": validation, "test": test})
     shares = split["part"].value_counts(normalize=True)
     assert shares["test"] == pytest.approx(test, abs=0.03)
@@ -60,29 +60,29 @@ def test_shares_come_out_as_asked(test, validation):
 
 
 @pytest.mark.parametrize(("sources", "test"), [(3, 0.2), (4, 0.1), (6, 0.3), (6, 0.05)])
-def test_few_large_sources_leave_no_part_empty(sources, test):
+def test_split_of_few_large_sources_leaves_no_part_empty(sources, test):
     split = parts_of(notes_of(sources, 24), shares={"validation": 0.15, "test": test})
     assert set(split["part"]) == {"train", "validation", "test"}
 
 
-def test_sources_of_one_kind_each_are_spread_by_kind():
+def test_split_spreads_sources_of_one_kind_by_kind():
     notes = renumbered(*(notes_of(8, 10, kind).assign(source=lambda t, k=kind: k + t["source"]) for kind in "abc"))
     counts = parts_of(notes).groupby(["part", "kind"]).size()
     assert counts.loc["test"].to_dict() == {"a": 20, "b": 20, "c": 20}
 
 
-def test_the_same_seed_gives_the_same_split_and_another_one_another():
+def test_split_is_the_same_with_the_same_seed_only():
     first, again, other = (parts_of(notes_of(20, 12), seed=seed)["part"] for seed in (0, 0, 1))
     assert first.equals(again) and not first.equals(other)
 
 
-def test_without_sources_every_note_stands_for_itself():
+def test_split_without_sources_is_by_note():
     notes = notes_of(1, 60)
     assert not enough_sources(notes)
     assert set(parts_of(notes)["part"]) == {"train", "validation", "test"}
 
 
-def test_notes_of_unknown_source_do_not_hang_together():
+def test_split_does_not_keep_notes_of_unknown_source_together():
     notes = renumbered(notes_of(6, 10), notes_of(1, 40).assign(source=""))
     split = parts_of(notes, shares={"validation": 0.2, "test": 0.2})
     assert enough_sources(notes)
@@ -90,13 +90,13 @@ def test_notes_of_unknown_source_do_not_hang_together():
     assert split[split["source"] != ""].groupby("source")["part"].nunique().max() == 1
 
 
-def test_a_kind_of_a_single_source_stays_learnable():
+def test_split_keeps_a_kind_of_a_single_source_in_train():
     notes = renumbered(notes_of(10, 12, "aab"), notes_of(1, 30, "d").assign(source="only"))
     split = parts_of(notes)
     assert (split.loc[split["kind"] == "d", "part"] == "train").all()
 
 
-def test_near_duplicates_bring_their_sources_together():
+def test_split_keeps_near_duplicates_together():
     notes = notes_of(20, 6)
     split = parts_of(notes)
     apart = split.groupby("source").first()
@@ -107,7 +107,7 @@ def test_near_duplicates_bring_their_sources_together():
     assert set(joined["part"]) == {"train", "validation", "test"}
 
 
-def test_a_template_that_links_every_source_does_not_make_one_lump():
+def test_split_is_not_prevented_by_a_template_in_every_source():
     notes = notes_of(10, 6)
     chain = pd.DataFrame({"first": range(0, 54, 6), "second": range(6, 60, 6)})
     split = parts_of(notes, pairs=chain)
@@ -117,7 +117,7 @@ def test_a_template_that_links_every_source_does_not_make_one_lump():
         assert len(sides) == 1 or "set aside" in sides, "no near-duplicates on two sides"
 
 
-def test_when_notes_come_and_go_none_moves():
+def test_frozen_split_moves_no_note_when_notes_come_and_go():
     everything = notes_of(30, 8)
     some = everything[everything["source"].isin([f"s{number}" for number in range(18)])]
     some = some.groupby("source").head(5).reset_index(drop=True)
@@ -132,7 +132,7 @@ def test_when_notes_come_and_go_none_moves():
     assert all(after[identity] == part for identity, part in shrunk[["id", "part"]].values)
 
 
-def test_a_new_copy_of_a_test_note_in_an_old_training_source_is_set_aside():
+def test_new_copy_of_a_test_note_in_a_training_source_is_set_aside():
     notes = notes_of(20, 6)
     before = parts_of(notes)
     frozen_parts = dict(before[["id", "part"]].values)
@@ -145,7 +145,7 @@ def test_a_new_copy_of_a_test_note_in_an_old_training_source_is_set_aside():
     assert dict(split[["id", "part"]].values) == frozen_parts | {"copy": "set aside"}
 
 
-def test_test_prefers_raw_notes_and_leaves_half_of_them_to_learn_from():
+def test_test_part_prefers_raw_notes_and_leaves_half_of_them_to_train():
     notes = notes_of(40, 6)
     notes.loc[notes["source"].isin([f"s{number}" for number in range(12)]), "style"] = "raw"
     split = parts_of(notes, preferred="raw")
@@ -154,7 +154,7 @@ def test_test_prefers_raw_notes_and_leaves_half_of_them_to_learn_from():
     assert parts_of(notes)["part"].equals(parts_of(notes.assign(style=""))["part"]), "no preference, no effect"
 
 
-def test_of_a_raw_note_and_its_new_tidied_copy_the_raw_one_is_tested():
+def test_raw_note_is_tested_and_its_new_tidied_copy_set_aside():
     notes = notes_of(20, 6).assign(style="raw")
     before = parts_of(notes, preferred="raw")
     position = before.index[before["part"] == "test"][0]
@@ -168,7 +168,7 @@ def test_of_a_raw_note_and_its_new_tidied_copy_the_raw_one_is_tested():
     assert dict(split[["id", "part"]].values) == frozen_parts, "frozen is frozen"
 
 
-def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):
+def test_frozen_split_is_a_file_for_notes_shares_and_seed(tmp_path):
     def memory(seed):
         return FrozenSplit(tmp_path, tmp_path / "vault", SHARES, seed)
 
@@ -181,7 +181,7 @@ def test_the_memory_is_a_file_for_these_notes_shares_and_seed(tmp_path):
     assert memory(0).parts == {}, "deleting the file draws anew"
 
 
-def test_a_third_source_does_not_turn_a_split_by_note_into_one_by_source():
+def test_split_by_note_stays_one_when_a_third_source_comes():
     notes = renumbered(notes_of(2, 40))
     before = parts_of(notes)
     frozen_parts = dict(before[["id", "part"]].values)
@@ -192,7 +192,7 @@ def test_a_third_source_does_not_turn_a_split_by_note_into_one_by_source():
     } == frozen_parts
 
 
-def test_a_note_that_changed_its_source_is_set_aside_and_moves_no_other():
+def test_note_that_changed_its_source_is_set_aside_and_moves_no_other():
     notes = notes_of(20, 6)
     before = parts_of(notes)
     frozen_parts = dict(before[["id", "part"]].values)
@@ -202,14 +202,14 @@ def test_a_note_that_changed_its_source_is_set_aside_and_moves_no_other():
     assert dict(split[["id", "part"]].values) == frozen_parts | {notes["id"][moved]: "set aside"}
 
 
-def test_a_source_is_the_same_however_it_is_written():
+def test_source_is_the_same_in_any_case_and_spacing():
     notes = notes_of(20, 6)
     notes.loc[::2, "source"] = notes["source"][::2].str.upper() + " "
     split = parts_of(notes)
     assert split.groupby(split["source"].str.strip().str.lower())["part"].nunique().max() == 1
 
 
-def test_kinds_that_cannot_be_split_are_named():
+def test_kind_without_a_note_for_train_is_named():
     """Three sources of one kind each, of which the memory has one in test: that kind would not be in train."""
     notes = renumbered(*(notes_of(1, 10, kind).assign(source=kind) for kind in "abc"))
     with pytest.raises(UserError, match="found 3 of which no note of the kind b for train is left"):

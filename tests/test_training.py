@@ -53,7 +53,7 @@ def lora_parameters(model):
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_only_the_lora_matrices_of_the_seven_layers_learn_and_they_are_float32(built):
+def test_only_lora_matrices_of_the_seven_layers_are_trained_in_float32(built):
     trainer, _, _ = built
     trained = lora_parameters(trainer.model)
     assert len(trained) == 2 * len(TARGETS) * 2  # A and B, seven layers, two blocks
@@ -61,7 +61,7 @@ def test_only_the_lora_matrices_of_the_seven_layers_learn_and_they_are_float32(b
     assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
 
 
-def test_the_base_is_in_nf4_with_double_quantization(built):
+def test_base_is_in_nf4_with_double_quantization(built):
     trainer, _, _ = built
     layers = [module for module in trainer.model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
     assert len(layers) == 14
@@ -90,7 +90,7 @@ def test_gradients_reach_every_lora_matrix_after_a_validation_pass(built):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_loss_is_on_what_the_model_is_scored_by(built, temperature):
+def test_loss_is_that_of_the_scored_kinds_plus_spelling(built, temperature):
     trainer, prompt, run = built
     trainer.recipe = replace(TOY_RECIPE, label_temperature=temperature)
     notes = run.read_part("validation")
@@ -110,7 +110,7 @@ def spelling_loss(model, prompt, text, kind):
         return model(input_ids=torch.tensor([asked + answer]), labels=labels).loss.item() * len(answer)
 
 
-def test_the_micro_batch_changes_nothing(built, toy_base, tmp_path):
+def test_micro_batch_does_not_change_the_loss(built, toy_base, tmp_path):
     """20 notes in batches of 6 leave a last batch of 2; others are accumulated from micro-batches of 3."""
     _, prompt, run = built
 
@@ -143,7 +143,7 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(built):
         torch.testing.assert_close(recomputed[name], gradient)
 
 
-def test_a_model_that_overflows_is_an_error_and_not_a_result(built):
+def test_model_that_overflows_ends_scoring_and_training(built):
     trainer, prompt, run = built
     trainer.model.get_input_embeddings().weight.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="scores that are not finite"):
@@ -152,7 +152,7 @@ def test_a_model_that_overflows_is_an_error_and_not_a_result(built):
         train(trainer, run.adapter_path, 600)
 
 
-def test_training_learns_and_the_saved_adapter_gives_the_same_probabilities(built, toy_base):
+def test_training_learns_and_its_saved_adapter_gives_the_same_probabilities(built, toy_base):
     trainer, prompt, run = built
     log = train(trainer, run.adapter_path, 600)
     steps = log.dropna(subset=["loss"])
@@ -167,7 +167,7 @@ def test_training_learns_and_the_saved_adapter_gives_the_same_probabilities(buil
     assert abs(score(reloaded, prompt, texts, 4)[0] - trained).max() < 1e-5
 
 
-def test_the_same_seed_trains_the_same_adapter_and_another_one_another(built, toy_base, tmp_path):
+def test_same_seed_gives_the_same_predictions_and_another_seed_others(built, toy_base, tmp_path):
     """Identical predictions, twice: same parameters, data and machine."""
     _, prompt, run = built
     texts = run.read_part("test")["text"].tolist()
@@ -183,7 +183,7 @@ def test_the_same_seed_trains_the_same_adapter_and_another_one_another(built, to
     assert np.abs(predictions(1) - first).max() > 0
 
 
-def test_an_adapter_that_says_something_else_than_the_trained_model_ends_the_run(built, toy_base, tmp_path):
+def test_adapter_that_differs_from_the_trained_model_is_refused(built, toy_base, tmp_path):
     trainer, prompt, run = built
     texts = run.read_part("validation")["text"].tolist()
     write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
@@ -195,7 +195,7 @@ def test_an_adapter_that_says_something_else_than_the_trained_model_ends_the_run
         check_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
 
 
-def test_in_16_bits_the_adapter_on_disk_answers_as_the_trained_model_did(toy_base, built, tmp_path):
+def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, built, tmp_path):
     """As on a card: the Trainer leaves the model it has trained in autocast, a loaded one is in none by itself."""
     _, prompt, run = built
     recipe = replace(TOY_RECIPE, learning_rate=3e-2, epochs=3.0)
@@ -207,20 +207,20 @@ def test_in_16_bits_the_adapter_on_disk_answers_as_the_trained_model_did(toy_bas
     assert model.dtype == torch.bfloat16 and check_probe(model, prompt, texts, tmp_path / "probe.json") < 1e-6
 
 
-def test_a_micro_batch_that_does_not_divide_the_batch_is_refused():
+def test_micro_batch_that_does_not_divide_the_batch_is_refused():
     recipe = replace(TOY_RECIPE, micro_batch=3)
     with pytest.raises(UserError, match="micro_batch: expected a divisor of effective_batch 8, found 3"):
         _ = recipe.accumulation
 
 
-def test_lines_of_a_damaged_file_are_one_clear_error(tmp_path):
+def test_damaged_json_lines_are_one_clear_error(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text('{"id": "a"}\n{"id": ', encoding="utf-8")
     with pytest.raises(UserError, match="expected JSON lines, could not read them"):
         read_lines(path)
 
 
-def test_a_spent_budget_ends_training_with_an_adapter_that_was_validated(built):
+def test_spent_budget_ends_training_with_a_validated_adapter(built):
     trainer, _, run = built
     log = train(trainer, run.adapter_path, 0)
     assert trainer.state.global_step == 1 < trainer.state.max_steps
@@ -228,7 +228,7 @@ def test_a_spent_budget_ends_training_with_an_adapter_that_was_validated(built):
     assert (run.adapter_path / "adapter_model.safetensors").exists()
 
 
-def test_measuring_steps_leaves_no_trace(built):
+def test_measure_changes_no_weight_and_no_random_number(built):
     trainer, _, _ = built
     before = {name: weight.clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
     state = torch.get_rng_state()
@@ -242,7 +242,7 @@ def test_measuring_steps_leaves_no_trace(built):
     assert workload_of(trainer).longest >= 4 * max(len(row["input_ids"]) for row in trainer.train_dataset)
 
 
-def test_number_formats_that_fail_on_a_turing_card_are_found_before_the_first_step(built):
+def test_number_formats_that_fail_on_a_turing_card_are_refused_before_the_first_step(built):
     trainer, _, _ = built
     turing = Precision("cuda:0", torch.float16, bf16=False, fp16=True, why="compute capability 7.5")
     check_formats(trainer.model, turing)
@@ -283,7 +283,7 @@ def test_scoring_falls_back_to_float32_where_scores_are_not_finite(wide_base, bu
     assert np.isfinite(score(model, prompt, ["some note"], 1)[0]).all()
 
 
-def test_a_base_that_is_not_finite_in_float32_either_is_refused(toy_base, built, tmp_path):
+def test_base_that_is_not_finite_in_float32_is_refused(toy_base, built, tmp_path):
     _, prompt, run = built
     folder = shutil.copytree(toy_base, tmp_path / "nan")
     weights = load_file(folder / "model.safetensors")
@@ -294,7 +294,7 @@ def test_a_base_that_is_not_finite_in_float32_either_is_refused(toy_base, built,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a card can do more")
-def test_a_number_format_that_the_device_lacks_is_refused():
+def test_number_format_that_the_device_lacks_is_refused():
     assert choose_precision("fp32") == choose_precision("auto")
     with pytest.raises(UserError, match="precision: expected auto or fp32 on a CPU, found bf16"):
         choose_precision("bf16")
@@ -315,7 +315,7 @@ def test_precision_follows_from_the_compute_capability(monkeypatch, capability, 
             choose_precision("bf16")
 
 
-def test_processes_on_unlike_cards_must_be_told_their_format(monkeypatch):
+def test_processes_on_unlike_cards_need_an_explicit_precision(monkeypatch):
     capabilities = {0: (8, 9), 1: (7, 5), "cuda:0": (8, 9), "cuda:1": (7, 5)}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)

@@ -20,7 +20,7 @@ from onelap.machine.gpus import Gpu, list_gpus, users_of_vram
 from onelap.machine.store import read_yaml
 
 FINE, WARNING, FAILURE = "fine", "warning", "failure"
-TESTED_PYTHON = [(3, 11), (3, 12)]
+NEWEST_PYTHON = (3, 13)  # that the pinned libraries are made for
 OLDEST_DRIVER = {"13": 580, "12": 525}  # by CUDA's major number; docs.nvidia.com/deploy/cuda-compatibility
 CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
 # Below so many GB: the state and the reason. A lap takes 1.2 GB of RAM (measured) and leaves 0.1 GB on disk.
@@ -38,16 +38,15 @@ class Check:
     """The result of one check."""
 
     subject: str
-    state: str
-    """`fine`, `warning` or `failure`: with a failure a lap would fail."""
+    state: str  # `fine`, `warning` or `failure`: with a failure a lap would fail
     found: str
-    fix: str = ""
-    """A command, or what to do where there is none; empty where all is fine."""
+    fix: str = ""  # a command, or what to do where there is none; empty where all is fine
 
 
 def examine() -> list[Check]:
     """Run all checks, in the order in which a lap would meet the traps."""
-    pins, gpus = _pins(), list_gpus()
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins, gpus = dict(pin.split("==") for pin in project["dependencies"]), list_gpus()
     return [
         check_python(),
         check_libraries(pins, _installed(pins)),
@@ -64,15 +63,8 @@ def examine() -> list[Check]:
 
 def check_python() -> Check:
     """Check the interpreter's version."""
-    version = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info[:2] not in TESTED_PYTHON:
-        return Check("python", WARNING, f"{version}; tested with 3.11 and 3.12", "make clean lap PYTHON=python3.12")
-    return Check("python", FINE, version)
-
-
-def _pins() -> dict[str, str]:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return dict(pin.split("==") for pin in project["dependencies"])
+    state, fix = (WARNING, "make clean lap PYTHON=python3.11") if sys.version_info[:2] > NEWEST_PYTHON else (FINE, "")
+    return Check("python", state, f"{platform.python_version()} at {sys.executable}; tested with 3.11", fix)
 
 
 def _installed(packages: dict[str, str]) -> dict[str, str]:
@@ -87,7 +79,7 @@ def check_libraries(pins: dict[str, str], installed: dict[str, str]) -> Check:
     """Check that the libraries, {package: version}, are of the generation that was tested together."""
     missing = [package for package in pins if package not in installed]
     other = [f"{name} {version} (tested {pins[name]})" for name, version in installed.items() if version != pins[name]]
-    fix = f"{PIP} --editable {PROJECT}"
+    fix = f"{PIP} --constraint {PROJECT / 'constraints.txt'} --editable {PROJECT}"
     if missing:
         return Check("libraries", FAILURE, f"missing: {', '.join(missing)}", fix)
     if other:
@@ -135,8 +127,7 @@ def check_torch(gpus: list[Gpu], pin: str) -> list[Check]:
         return [build]
     from onelap.machine.precision import choose_precision
 
-    major, minor = torch.cuda.get_device_capability(0)
-    supported = torch.cuda.get_arch_list()
+    (major, minor), supported = torch.cuda.get_device_capability(0), torch.cuda.get_arch_list()
     if major * 10 + minor < min(int(re.search(r"\d+", name)[0]) for name in supported):
         fix = "take an older generation of torch and bitsandbytes, or run on the CPU: CUDA_VISIBLE_DEVICES=-1"
         capability = f"compute capability {major}.{minor}; this torch has kernels for {', '.join(supported)}"
@@ -170,7 +161,6 @@ def check_build(gpus: list[Gpu], pin: str, cuda: str | None, available: bool) ->
 
 def check_quantization(pin: str) -> Check:
     """Check bitsandbytes' native library: a matrix to NF4 and back, on the device where the model would be."""
-    fix = f"{PIP} --force-reinstall --no-deps {pin}"
     try:
         import torch
         from bitsandbytes import functional
@@ -179,20 +169,19 @@ def check_quantization(pin: str) -> Check:
         matrix = torch.linspace(-1, 1, 4096, device=device).reshape(64, 64)
         unpacked = functional.dequantize_4bit(*functional.quantize_4bit(matrix, quant_type="nf4"))
         largest_error = float((unpacked - matrix).abs().max())
+        if largest_error < MAX_NF4_ERROR:  # NaN is not
+            return Check("bitsandbytes", FINE, f"NF4 works on {device}")
+        problem = f"NF4 on {device} is off by {largest_error:.2f}"
     except Exception as error:  # of any type: a native library raised it
-        reason = " ".join(str(error).split())[:200]
-        return Check("bitsandbytes", FAILURE, f"the native library does not work: {reason}", fix)
-    if not largest_error < MAX_NF4_ERROR:  # NaN is a failure too
-        return Check("bitsandbytes", FAILURE, f"NF4 on {device} is off by {largest_error:.2f}", fix)
-    return Check("bitsandbytes", FINE, f"NF4 works on {device}")
+        problem = f"the native library does not work: {' '.join(str(error).split())[:200]}"
+    return Check("bitsandbytes", FAILURE, problem, f"{PIP} --force-reinstall --no-deps {pin}")
 
 
 def check_vram(gpu: Gpu, users: list[str]) -> Check:
     """Check the free memory of the GPU, and list the programs that use it."""
     summary = f"{gpu.free_gb:.1f} of {gpu.memory_gb:.1f} GB free" + (f"; used by {', '.join(users)}" if users else "")
-    if gpu.free_gb < (1 - VRAM_SHARE_IN_USE) * gpu.memory_gb:
-        return Check("vram", WARNING, summary, "close what uses the card, browsers and games too")
-    return Check("vram", FINE, summary)
+    limits = [((1 - VRAM_SHARE_IN_USE) * gpu.memory_gb, WARNING, "")]
+    return _check_room("vram", gpu.free_gb, summary, limits, "close what uses the card, browsers and games too")
 
 
 def check_spill(system: str, release: str) -> Check:
@@ -232,10 +221,10 @@ def check_bases() -> list[Check]:
     for path in sorted((PROJECT / "params").glob("*.yaml")):
         name = read_yaml(path).get("base_model", EMBEDDED_BASE)
         try:
-            check = Check(f"base {name}", FINE, f"at {locate_base(name)}")
+            result = FINE, f"at {locate_base(name)}"
         except UserError as error:
-            check = Check(f"base {name}", WARNING, "not downloaded", f"onelap fetch params/{path.name}")
+            result = WARNING, "not downloaded", f"onelap fetch params/{path.name}"
             if name == EMBEDDED_BASE:
-                check = Check(f"base {name}", FAILURE, str(error), f"git checkout -- {EMBEDDED_BASE}")
-        checks.setdefault(name, check)
+                result = FAILURE, str(error), f"git checkout -- {EMBEDDED_BASE}"
+        checks.setdefault(name, Check(f"base {name}", *result))
     return list(checks.values())

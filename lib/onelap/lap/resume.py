@@ -4,8 +4,7 @@ The work of a finished notebook is kept while the files that it read and wrote m
 """
 
 import hashlib
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from onelap import UserError
 from onelap.arms.base import locate_base
@@ -20,32 +19,20 @@ from onelap.verdict.compare import TUNED
 IRRELEVANT_PACKAGES = ("papermill",)  # among the recorded ones: no number depends on them
 
 
-@dataclass(frozen=True)
-class Step:
-    """The files in the run folder that a notebook reads and writes, as glob patterns; `!` takes files out again."""
-
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-
-
 DATASET = ("dataset/*",)
 ADAPTERS = ("adapter/adapter_*", "training/seed_*/adapter/*", "training/probe.json")
-STEPS = {
-    "01_data_prep": Step((), DATASET),
-    "02_baseline": Step(DATASET, ("arms/*/*", f"!arms/{TUNED}/*")),
-    "03_train": Step(DATASET, (*ADAPTERS, "training/log.jsonl")),
-    "04_evaluate": Step((*DATASET, *ADAPTERS), (f"arms/{TUNED}/*", "adapter/calibration.json")),
-    "05_compare": Step((*DATASET, "arms/*/*"), ("comparison.json",)),
+STEPS = {  # the files in the run folder that a notebook has read and written, as glob patterns; `!` takes files out
+    "01_data_prep": {"read": (), "written": DATASET},
+    "02_baseline": {"read": DATASET, "written": ("arms/*/*", f"!arms/{TUNED}/*")},
+    "03_train": {"read": DATASET, "written": (*ADAPTERS, "training/log.jsonl")},
+    "04_evaluate": {"read": (*DATASET, *ADAPTERS), "written": (f"arms/{TUNED}/*", "adapter/calibration.json")},
+    "05_compare": {"read": (*DATASET, "arms/*/*"), "written": ("comparison.json",)},
 }
 
 
-def step_of(notebook: str) -> Step:
-    """Return what a notebook reads and writes; nothing for a notebook that is not part of a lap."""
-    return STEPS.get(notebook, Step((), ()))
-
-
-def digest_files(run: Run, patterns: tuple[str, ...]) -> str:
-    """Compute the SHA-256 of names and contents of the files in the run folder that match the patterns of a `Step`."""
+def digest_files(run: Run, notebook: str, step: str) -> str:
+    """Compute the SHA-256 of names and contents of what a notebook has "read" or "written"; none outside of a lap."""
+    patterns = STEPS.get(notebook, {}).get(step, ())
     included = {path for pattern in patterns if pattern[0] != "!" for path in run.path.glob(pattern)}
     excluded = {path for pattern in patterns if pattern[0] == "!" for path in run.path.glob(pattern[1:])}
     total = hashlib.sha256()
@@ -56,14 +43,14 @@ def digest_files(run: Run, patterns: tuple[str, ...]) -> str:
 
 def reason_to_repeat(run: Run, notebook: str) -> str | None:
     """Say why a notebook of a run has to be executed (again); None where its work is still good."""
-    step, entry = step_of(notebook), run.record.get("notebooks", {}).get(notebook, {})
+    entry = run.record.get("notebooks", {}).get(notebook, {})
     if entry.get("status") != "done" or not (run.path / f"{notebook}.ipynb").exists():
         return "it was not finished"
     if notebook not in STEPS:
         return "nothing is known of what it reads"
-    if entry.get("read") != digest_files(run, step.reads):
+    if entry.get("read") != digest_files(run, notebook, "read"):
         return "what it reads has changed since"
-    if entry.get("written") != digest_files(run, step.writes):
+    if entry.get("written") != digest_files(run, notebook, "written"):
         return "what it wrote is missing or has been changed"
     return None
 
@@ -71,6 +58,8 @@ def reason_to_repeat(run: Run, notebook: str) -> str | None:
 def check_unchanged(run: Run, parameters: dict) -> None:
     """Check that the parts of a resumed run would fit together. Raises UserError with a list of what has changed."""
     stored, hashes = run.parameters, run.record.get("hashes", {})
+    if stored.keys() != parameters.keys() - {SET_BY_THE_RUNNER}:
+        raise UserError(f"{run.path.name} is of an earlier version and cannot be resumed; --force-new starts afresh")
     changed = [
         *_differences("", stored, parameters, (SET_BY_THE_RUNNER,)),
         *_differences("version of ", run.record.get("versions", {}), versions(), IRRELEVANT_PACKAGES),
@@ -93,17 +82,14 @@ def reopen(run: Run) -> None:
     """Begin another session of a run. The time of earlier sessions counts, up to their last sign of life."""
     record = run.record
     if record["status"] == "running":  # killed before it could record its time
-        seconds = (_last_write(run) - datetime.fromisoformat(record["session_started"])).total_seconds()
+        # What its process last wrote; files that a reader may have saved do not count.
+        written = [run.record_path, run.training_path / "log.jsonl", *run.path.glob(".*.running.ipynb")]
+        ended = max(path.stat().st_mtime for path in written if path.exists())
+        seconds = ended - datetime.fromisoformat(record["session_started"]).timestamp()
         spent = record["spent_seconds"] + max(0.0, round(seconds, 1))
     else:
         spent = record["actual"]["seconds"]
     run.update(spent_seconds=spent, session_started=now(), status="running", error=None, process=this_process())
-
-
-def _last_write(run: Run) -> datetime:
-    """Return when a process last worked on the run; files that a reader may have saved do not count."""
-    written = [run.record_path, run.training_path / "log.jsonl", *run.path.glob(".*.running.ipynb")]
-    return datetime.fromtimestamp(max(path.stat().st_mtime for path in written if path.exists()), UTC)
 
 
 def _gpu_names(hardware: dict) -> dict[str, list[str]]:

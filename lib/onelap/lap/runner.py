@@ -16,13 +16,12 @@ import psutil
 from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from onelap import NotebookFailed, UserError, find_path
 from onelap.arms.base import locate_base
 from onelap.arms.prompts import parse_definitions
 from onelap.lap.parameters import NOTEBOOKS, read_schema
-from onelap.lap.resume import digest_files, reason_to_repeat, step_of
+from onelap.lap.resume import digest_files, reason_to_repeat
 from onelap.lap.run import Run, now
 from onelap.machine import guard
 from onelap.machine.progress import CLEAR_REST, HEARTBEAT_SECONDS, PROGRESS_VARIABLE
@@ -31,34 +30,24 @@ from onelap.notes.fields import FIELD_PARAMETERS, Fields
 from onelap.notes.read import are_samples, locate_notes
 from onelap.qlora.recipe import accumulation_steps
 
-
-class QuietKernelManager(AsyncKernelManager):
-    """Starts kernels whose own standard error (messages of ZeroMQ, at the end) does not reach the terminal.
-
-    What a cell writes to standard error, native libraries included, is in the notebook.
-    """
-
-    async def _async_pre_start_kernel(self, **options):
-        return await super()._async_pre_start_kernel(**options | {"stderr": subprocess.DEVNULL})
-
-
-KERNELS = Config(
-    {
-        # Note text passes between runner and kernel over loopback, where other users of the machine could listen.
-        "KernelManager": {"transport_encryption": "auto"},
-        # An error in a cell is in the notebook; what a kernel logs while it is stopped helps nobody.
-        "NotebookClient": {
-            "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
-            "kernel_manager_class": QuietKernelManager,
-        },
-    }
-)
 LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
 ADVICE = {  # by a part of the error
     "OutOfMemory": LESS_MEMORY,
     "not finite": "try a lower learning_rate, or precision: fp32",
     "No space left": "free some space or choose another disk with --run DIR",
 }
+
+
+class PrivateKernelManager(AsyncKernelManager):
+    """Starts kernels with encrypted messages, whose own standard error (of ZeroMQ, at the end) is not shown.
+
+    Note text passes between runner and kernel over loopback, where other users of the machine could listen. What a
+    cell writes to standard error, native libraries included, is in the notebook.
+    """
+
+    async def _async_pre_start_kernel(self, **options):
+        options |= {"transport_encryption": "auto", "stderr": subprocess.DEVNULL}
+        return await super()._async_pre_start_kernel(**options)
 
 
 class Progress:
@@ -83,11 +72,10 @@ class Progress:
         self._remove_file()
         self._show(end="\n")
 
-    def on_cell(self, cell: nbformat.NotebookNode) -> None:
-        """Count a cell that starts: Jupyter numbers code cells, In [1], In [2] and so on."""
-        if cell.cell_type == "code":
-            self._remove_file()
-            self.cell += 1
+    def count_cell(self, **_) -> None:
+        """Count a code cell that starts, as Jupyter does: In [1], In [2] and so on."""
+        self._remove_file()
+        self.cell += 1
 
     @property
     def place(self) -> str:
@@ -137,7 +125,7 @@ class Interrupt:
         self.requested = True
         self.end_kernel()
 
-    def check(self) -> None:
+    def check(self, **_) -> None:
         """Raise InterruptedError where Ctrl-C came when there was no kernel to kill."""
         if self.requested:
             raise InterruptedError
@@ -166,13 +154,12 @@ def resolve_inputs(parameters: dict) -> list[str]:
     reporter = parameters["report_to"]
     if reporter != "none" and not importlib.util.find_spec(reporter):
         problems.append(f"report_to: {reporter} is not installed; `pip install {reporter}` does that")
-    notes = attempt(locate_notes, parameters["notes_path"])
+    parameters["notes_path"] = str(attempt(locate_notes, parameters["notes_path"]))
     fields = attempt(Fields.parse, *(parameters[name] for name in FIELD_PARAMETERS))
     if fields:
         attempt(parse_definitions, parameters["definitions"], fields.kinds)
     base = attempt(locate_base, parameters["base_model"])
     attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
-    parameters["notes_path"] = str(notes)
     parameters["split_dir"] = str(find_path(parameters["split_dir"]).absolute())
     if base == find_path(parameters["base_model"]):  # a hub model keeps its name
         parameters["base_model"] = str(base)
@@ -190,8 +177,7 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ[PROGRESS_VARIABLE] = str(run.path / ".progress")
     guard.record_in(run.path)
-    started, before = time.monotonic(), run.record.get("spent_seconds", 0.0)
-    status, error = "failed", None
+    started, status, error = time.monotonic(), "failed", None
     try:
         for notebook in notebooks:
             reason = reason_to_repeat(run, notebook.stem)
@@ -207,28 +193,23 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
         error = str(failure)
         raise
     finally:
-        seconds = round(before + time.monotonic() - started, 1)
+        seconds = round(run.record.get("spent_seconds", 0.0) + time.monotonic() - started, 1)
         network = {"refused": len(guard.read_log(run.path))}
         _record_end(run, status=status, error=error, finished=now(), actual={"seconds": seconds}, network=network)
 
 
 def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
-    name, step, schema = source.stem, step_of(source.stem), read_schema([source])
+    name, schema = source.stem, read_schema([source])
     values = {key: value for key, value in parameters.items() if key in schema} | {"run_dir": str(run.path)}
     # Papermill rewrites its output in place; the notebook gets its final name when it is whole.
     working, final = run.path / f".{name}.running.ipynb", run.path / f"{name}.ipynb"
-    entry = {"status": "running", "started": now(), "read": digest_files(run, step.reads)}
+    entry = {"status": "running", "started": now(), "read": digest_files(run, name, "read")}
     run.update(notebooks={name: entry})
     cells = [cell for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
     progress = Progress(name, len(cells) + 1, run.path / ".progress")  # papermill adds a cell with the values
     interrupt = Interrupt()
     entry["status"] = "failed"
     show_text = parameters.get("show_text", True) or are_samples(parameters["notes_path"])
-
-    def on_cell_start(cell: nbformat.NotebookNode, cell_index: int) -> None:
-        interrupt.check()
-        progress.on_cell(cell)
-
     try:
         with progress, interrupt:
             notebook = papermill.execute_notebook(
@@ -237,11 +218,13 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
                 values,
                 progress_bar=False,
                 cwd=str(run.path),
-                on_cell_start=on_cell_start,
-                config=KERNELS,
+                on_cell_start=interrupt.check,
+                on_cell_execute=progress.count_cell,
+                kernel_manager_class=PrivateKernelManager,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what a kernel logs while it is stopped
             )
             _refuse_early_exit(notebook)
-        entry |= {"status": "done", "written": digest_files(run, step.writes)}
+        entry |= {"status": "done", "written": digest_files(run, name, "written")}
         interrupt.check()
     except Exception as error:
         if interrupt.requested:
@@ -262,17 +245,17 @@ def _failure(error: Exception, progress: Progress, final: Path, show_text: bool)
         if error.ename == "UserError":
             return UserError(f"{progress.name}: {error.evalue}")
         line = (error.evalue.splitlines() or [""])[0]
-        message = line if show_text else redact_message(error.ename, line)
         advice = _advice(f"{error.ename}: {line}")
-        return NotebookFailed(
-            f"{progress.place}: {error.ename}: {message}{advice}; the notebook with its traceback is {final}"
-        )
-    if isinstance(error, DeadKernelError):
-        return NotebookFailed(
-            f"{progress.place}: the kernel was killed, most often because memory ran out; {LESS_MEMORY}; "
-            f"{final} shows how far it came"
-        )
-    return NotebookFailed(f"{progress.place}: {error}{_advice(str(error))}") if isinstance(error, OSError) else error
+        message = line if show_text else redact_message(error.ename, line)
+        text = f"{error.ename}: {message}{advice}; the notebook with its traceback is {final}"
+    elif isinstance(error, DeadKernelError):
+        text = "the kernel was killed, most often because memory ran out"
+        text += f"; {LESS_MEMORY}; {final} shows how far it came"
+    elif isinstance(error, OSError):
+        text = f"{error}{_advice(str(error))}"
+    else:
+        return error
+    return NotebookFailed(f"{progress.place}: {text}")
 
 
 def _advice(error: str) -> str:
@@ -290,8 +273,6 @@ def _keep(working: Path, final: Path, show_text: bool) -> None:
         if not show_text:
             redact_failure(notebook)
             nbformat.write(notebook, working)
-    except FileNotFoundError:
-        return
     except BaseException as error:  # an interrupt too
         working.unlink(missing_ok=True)
         if not isinstance(error, OSError | ValueError):
@@ -302,12 +283,9 @@ def _keep(working: Path, final: Path, show_text: bool) -> None:
 
 def _refuse_early_exit(notebook: nbformat.NotebookNode) -> None:
     """Raise for `SystemExit(0)` in a cell, which papermill takes for success though the later cells did not run."""
-    for index, cell in enumerate(notebook.cells):
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                raise PapermillExecutionError(
-                    index, cell.execution_count, cell.source, output.ename, output.evalue, output.traceback
-                )
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if output.output_type == "error":
+            raise PapermillExecutionError(None, None, None, output.ename, output.evalue, output.traceback)
 
 
 def _record_end(run: Run, **changes: object) -> None:

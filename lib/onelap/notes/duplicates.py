@@ -81,9 +81,9 @@ def _repeated_shingles(letters: list[str]) -> csr_array:
     hashing = HashingVectorizer(
         analyzer=_shingles_of, n_features=_HASHES, norm=None, alternate_sign=False, binary=True, dtype=np.int32
     )
-    found = hashing.transform(letters)
-    hashes, column, count = np.unique(found.indices, return_inverse=True, return_counts=True)
-    return csr_array((found.data, column, found.indptr), shape=(len(letters), len(hashes)))[:, count > 1]
+    table = hashing.transform(letters)
+    hashes, column, count = np.unique(table.indices, return_inverse=True, return_counts=True)
+    return csr_array((table.data, column, table.indptr), shape=(len(letters), len(hashes)))[:, count > 1]
 
 
 def _chained(shingles: csr_array) -> csr_array:

@@ -42,17 +42,17 @@ def split_front_matter(content: str) -> tuple[dict, str, bool]:
     """
     if content.startswith("{"):
         return _json_head(content)
-    found = _HEAD.match(content)
-    if not found or len(found[2]) > MAX_HEAD or found[2].count("[") + found[2].count("{") > MAX_BRACKETS:
+    match = _HEAD.match(content)
+    if not match or len(match[2]) > MAX_HEAD or match[2].count("[") + match[2].count("{") > MAX_BRACKETS:
         return {}, content, True
-    text = content[found.end() :]
+    text = content[match.end() :]
     try:
-        head = tomllib.loads(found[2]) if found[1] == "+++" else yaml.load(found[2], _YAML)
+        head = tomllib.loads(match[2]) if match[1] == "+++" else yaml.load(match[2], _YAML)
         if head is None:
             return {}, text, True
         return (head, text, True) if isinstance(head, dict) else ({}, content, True)
     except (yaml.YAMLError, tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError):
-        lines = _sound_lines(found[2])  # a date of 30 February is a ValueError
+        lines = _sound_lines(match[2])  # a date of 30 February is a ValueError
         return (lines, text, False) if lines else ({}, content, True)
 
 

@@ -86,8 +86,8 @@ def split_notes(
 
     Raises UserError where a part would be empty, or a kind would have no note in train.
     """
-    known = (notes["source"] != "") & by_source
-    source, names = pd.factorize(("source " + notes["source"].map(normalize)).where(known, "note " + notes["id"]))
+    has_source = (notes["source"] != "") & by_source
+    source, names = pd.factorize(("source " + notes["source"].map(normalize)).where(has_source, "note " + notes["id"]))
     linked = coo_array((np.ones(len(pairs)), (source[pairs["first"]], source[pairs["second"]])), shape=[len(names)] * 2)
     cluster = connected_components(linked, directed=False)[1][source]
     too_large = np.bincount(cluster)[cluster] > MAX_CLUSTER * len(notes)

@@ -72,17 +72,12 @@ class KindTrainer(SFTTrainer):
         self.training_log = TrainingLog(Path(self.args.output_dir) / "log.jsonl")
         self.add_callback(self.training_log)
         self.add_callback(Checkpoints(recipe.checkpoint_minutes))
-        self.piece, self.note_budget, self.validation_budget = (
-            *(recipe.micro_batch, prompt.note_budget),
-            prompt.note_budget,
-        )
+        self.piece = recipe.micro_batch  # notes a forward pass
+        self.note_budget = self.validation_budget = prompt.note_budget
         self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
-        self.rungs: list[str] = []
-        """What was given up for lack of memory, in order."""
-        self.finished = False
-        """Whether an earlier session finished this training; then only its best adapter is loaded."""
-        self.step_inputs: list[dict] = []
-        """Micro-batches of the current optimizer step."""
+        self.rungs: list[str] = []  # what was given up for lack of memory, in order
+        self.finished = False  # by an earlier session; then only the best adapter is loaded
+        self.step_inputs: list[dict] = []  # micro-batches of the current optimizer step
 
     @property
     def sharded(self) -> bool:

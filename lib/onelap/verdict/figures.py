@@ -29,26 +29,23 @@ CURVE_START = 5  # notes; the accuracy of fewer is all luck
 # With Japanese characters, as Linux, Windows and macOS come with them; DejaVu Sans, matplotlib's own, has none.
 JAPANESE_FONTS = ["Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAGothic", "Yu Gothic", "Meiryo", "MS Gothic",
                   "Hiragino Sans"]  # fmt: skip
+FONTS = ["DejaVu Sans", *(font for font in JAPANESE_FONTS if font in font_manager.get_font_names())]
 STYLE = {
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "font.size": 10,
+    "font.family": [*FONTS, "sans-serif"],
     "font.sans-serif": ["DejaVu Sans", "Verdana"],  # of the same widths, for readers without the former
     **dict.fromkeys(["axes.spines.top", "axes.spines.right", "legend.frameon"], False),
     "svg.fonttype": "none",  # text stays text: a quarter of the size, and it can be searched
 }
 
 
-@cache
-def _fonts() -> list[str]:
-    return ["DejaVu Sans", *(font for font in JAPANESE_FONTS if font in font_manager.get_font_names())]
-
-
 def without_glyphs(names: list[str]) -> str:
     """Name the font to install where none of this machine can write these names; empty where all can be written."""
-    fonts = [font_manager.get_font(font_manager.findfont(font)) for font in _fonts()]
+    fonts = [font_manager.get_font(font_manager.findfont(font)) for font in FONTS]
     missing = [name for name in names if any(not any(font.get_char_index(ord(c)) for font in fonts) for c in name)]
     if not missing:
         return ""
@@ -65,7 +62,7 @@ def _set_style() -> None:
     from IPython import get_ipython
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-    plt.rcParams.update(STYLE | {"font.family": [*_fonts(), "sans-serif"]})
+    plt.rcParams.update(STYLE)
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # `without_glyphs` says it once, in words
     if get_ipython():
         set_matplotlib_formats("svg")  # sharp on any screen and on paper
@@ -77,15 +74,6 @@ def _new_axes(height: float, rows: int = 1, columns: int = 1, **options):
     return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)[1]
 
 
-def _percent_axes(axes, x: tuple | None = None, y: tuple | None = None) -> None:
-    """Write shares as per cent, with a grid, on the axes whose limits are given."""
-    for axis, limits, set_limits in ((axes.xaxis, x, axes.set_xlim), (axes.yaxis, y, axes.set_ylim)):
-        if limits:
-            set_limits(*limits)
-            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-            axis.grid(alpha=0.3)
-
-
 def _draw_interval(axes, rate: dict, row: float, colour: str) -> None:
     """Draw a rate as a dot and its 95 % interval as a bar behind it; nothing where there were no notes."""
     if rate["value"] is not None:
@@ -93,47 +81,53 @@ def _draw_interval(axes, rate: dict, row: float, colour: str) -> None:
         axes.plot(rate["value"], row, "o", color=colour, markersize=7)
 
 
-def _name_rows(axes, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(-0.5, len(names) - 0.5)
+def _finish(axes, title: str, xlabel: str, ylabel: str = "", x=None, y=None, rows=None, handles=None) -> None:
+    """Label the axes and show the figure, its legend below, where long names have room: the figure grows by it.
 
-
-def _legend_below(axes, handles: list | None = None) -> None:
-    """Put the legend below the figure, which grows by it: there long names have room."""
+    Axes whose limits `x` or `y` are given show shares, as per cent; `rows` are names for the rows of the y axis.
+    """
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if rows:
+        axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(-0.5, len(rows) - 0.5))
+    _percent_axes(axes, x, y)
     handles = handles or axes.get_legend_handles_labels()[0]
-    columns = 3 if max(len(handle.get_label()) for handle in handles) < MAX_LABEL * 2 / 3 else 1
-    figure = axes.get_figure()
-    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(handles) // columns))
-    figure.legend(handles=handles, loc="outside lower left", ncols=columns)
+    if handles and not axes.get_legend():
+        columns = 3 if max(len(handle.get_label()) for handle in handles) < MAX_LABEL * 2 / 3 else 1
+        figure = axes.get_figure()
+        figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(handles) // columns))
+        figure.legend(handles=handles, loc="outside lower left", ncols=columns)
+    plt.show()
 
 
-def _colour(arm: str, index: int) -> str:
+def _percent_axes(axes, x: tuple | None = None, y: tuple | None = None) -> None:
+    for axis, limits, set_limits in ((axes.xaxis, x, axes.set_xlim), (axes.yaxis, y, axes.set_ylim)):
+        if limits:
+            set_limits(*limits)
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            axis.grid(alpha=0.3)
+
+
+def _colour(arm: str, index: int = 0) -> str:
     return BLUE if arm == TUNED else SERIES[index % len(SERIES)]
 
 
-def _label(arm: str, width: int = MAX_LABEL) -> str:
-    """Name an arm for people, with its identifier below."""
+def _label(arm: str, form: str = "{}\n{}", width: int = MAX_LABEL) -> str:
+    """Name an arm for people, with its identifier where it has another name."""
     name = textwrap.fill(name_of(arm), width)
-    return name if name_of(arm) == arm else f"{name}\n{arm}"
-
-
-def _legend_label(arm: str) -> str:
-    return arm if name_of(arm) == arm else f"{name_of(arm)} ({arm})"
+    return name if name_of(arm) == arm else form.format(name, arm)
 
 
 def kinds_by_part(notes: pd.DataFrame) -> str:
     """Draw how many notes of each kind are in train, validation and test."""
-    counts = notes.groupby(["kind", "part"]).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=["train", "validation", "test"], fill_value=0)
+    parts = ["train", "validation", "test"]
+    counts = pd.crosstab(notes["kind"], notes["part"]).reindex(columns=parts, fill_value=0)
     total = counts.sum(axis=1).sort_values()
     axes = _new_axes(0.5 * len(counts) + 1.0)
     counts.loc[total.index].plot.barh(ax=axes, stacked=True, color=[BLUE, GREY, ORANGE], width=0.7, legend=False)
     for row, kind in enumerate(total.index):
         axes.text(total[kind] + 0.01 * total.max(), row, " + ".join(map(str, counts.loc[kind])), va="center")
-    axes.set(title="Notes by kind: train + validation + test", xlabel="notes", ylabel="")
     axes.set_xlim(right=total.max() * 1.2)
-    _legend_below(axes)
-    plt.show()
+    _finish(axes, "Notes by kind: train + validation + test", "notes")
     return (
         f"*{total.index[-1]}* has {total.iloc[-1]} notes, *{total.index[0]}* {total.iloc[0]}; "
         f"the test holds {counts['test'].min()} to {counts['test'].max()} notes of each kind."
@@ -149,9 +143,8 @@ def token_lengths(lengths: pd.Series, budget: int) -> str:
     side, align = (8, "left") if budget < longest * 0.6 else (-8, "right")
     axes.annotate(f"{budget} tokens fit", (budget, 0.92), (side, 0), ha=align, xycoords=("data", "axes fraction"),
                   textcoords="offset points")  # fmt: skip
-    axes.set(title="Length of the notes in the base model's tokens", xlabel="tokens a note", ylabel="notes")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    plt.show()
+    _finish(axes, "Length of the notes in the base model's tokens", "tokens a note", "notes")
     return (
         f"The median note has {lengths.median():.0f} tokens and the longest {lengths.max()}; "
         f"{(lengths > budget).sum()} of {len(lengths)} notes are longer than the {budget} tokens that fit."
@@ -176,7 +169,7 @@ def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> str:
         axes.set_yticks(range(len(kinds)), kinds)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set(title=_label(arm, MAX_TITLE), xlabel="predicted", ylabel="" if axes in grid[:, 1:] else "true kind")
+        axes.set(title=_label(arm, width=MAX_TITLE), xlabel="predicted", ylabel="" if axes in grid[:, 1:] else "true kind")
         wrong = counts - np.diag(np.diag(counts))
         true, answer = np.unravel_index(wrong.argmax(), wrong.shape)
         confusion = f"answers *{kinds[answer]}* for {wrong.max()} of {counts[true].sum()} notes of *{kinds[true]}*"
@@ -193,14 +186,10 @@ def accuracies(metrics: dict[str, dict], notes: str = "test notes") -> str:
     ranked = sorted(rates, key=lambda arm: rates[arm]["value"])
     axes = _new_axes(0.46 * len(ranked) + 1.1)
     for row, arm in enumerate(ranked):
-        colour = _colour(arm, 0)
-        _draw_interval(axes, rates[arm], row, colour)
-        axes.text(rates[arm]["high"] + 0.015, row, percent(rates[arm]["value"]), va="center", color=colour)
-    _name_rows(axes, [_label(arm) for arm in ranked])
-    _percent_axes(axes, x=(0, 1.02))
+        _draw_interval(axes, rates[arm], row, _colour(arm))
+        axes.text(rates[arm]["high"] + 0.015, row, percent(rates[arm]["value"]), va="center", color=_colour(arm))
     title = f"Accuracy on the same {rates[ranked[0]]['n']} {notes}, with 95 % intervals"
-    axes.set(title=title, xlabel="share of notes sorted right")
-    plt.show()
+    _finish(axes, title, "share of notes sorted right", x=(0, 1.02), rows=[_label(arm) for arm in ranked])
     best, *others = (f"**{name_of(arm)}** for {with_interval(rates[arm])}" for arm in reversed(ranked))
     return f"Most often right is {best} of the notes{''.join(f', then {other}' for other in others[:1])}."
 
@@ -215,14 +204,11 @@ def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> str:
         colour, below = _colour(arm, index), 0.7 / len(recall) * (index - (len(recall) - 1) / 2)
         for row, kind in enumerate(reversed(tested)):
             _draw_interval(axes, rates[kind], row - below, colour)
-        handles.append(Line2D([], [], color=colour, marker="o", label=_legend_label(arm)))
+        handles.append(Line2D([], [], color=colour, marker="o", label=_label(arm, *IN_LINE)))
         least = min(tested, key=lambda kind, rates=rates: rates[kind]["value"])
         readings.append(f"**{name_of(arm)}** finds {with_interval(rates[least])} of *{least}*")
-    _name_rows(axes, [f"{kind} (n={tested[kind]})" for kind in reversed(tested)])
-    _percent_axes(axes, x=(-0.02, 1.02))
-    axes.set(title="Recall by kind, with 95 % intervals", xlabel="share of the test notes of that kind that were found")
-    _legend_below(axes, handles)
-    plt.show()
+    rows, meaning = [f"{kind} (n={tested[kind]})" for kind in reversed(tested)], "share of the test notes of that kind that were found"
+    _finish(axes, "Recall by kind, with 95 % intervals", meaning, x=(-0.02, 1.02), rows=rows, handles=handles)
     return f"Lowest recall: {'; '.join(readings)}."
 
 
@@ -239,13 +225,11 @@ def reliability(answers: dict[str, pd.DataFrame]) -> str:
                      clip_on=False)  # fmt: skip
         sure, right = (np.average(bins[column], weights=bins["notes"]) for column in ("confidence", "right"))
         readings.append(f"{name} {percent(sure)} and {percent(right)} (calibration error {error:.2f})")
-    axes.set(title="Are answers right as often as they are sure?", xlabel="probability of the answer, ten bins")
-    axes.set(ylabel="share of right answers")
-    _percent_axes(axes, x=(0, 1.02), y=(-0.02, 1.02))
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([50])
-    plt.show()
+    meanings, limits = ("probability of the answer, ten bins", "share of right answers"), ((0, 1.02), (-0.02, 1.02))
+    _finish(axes, "Are answers right as often as they are sure?", *meanings, *limits)
     return f"Mean probability of an answer, and share of right answers: {'; '.join(readings)}."
 
 
@@ -259,16 +243,13 @@ def risk_coverage(arms: dict[str, pd.DataFrame], target: float | None = None, ke
         readings.append(f"**{name_of(arm)}** {percent(half)} and {percent(whole)}")
         curve = curve.iloc[CURVE_START - 1 :]
         line = "-" if arm == TUNED else ("--", "-.")[index % 2]
-        axes.plot(curve["coverage"], curve["accuracy"], line, color=_colour(arm, index), label=_legend_label(arm))
+        axes.plot(curve["coverage"], curve["accuracy"], line, color=_colour(arm, index), label=_label(arm, *IN_LINE))
     if target:
         axes.axhline(target, color=GREEN, linestyle=":", label=f"target: {percent(target)}")
     if kept:
         axes.axvline(kept, color=GREEN, linewidth=1, label=f"sure enough: {percent(kept)} of the notes")
-    axes.set(title="If only the surest answers count", xlabel="share of the test notes that are answered")
-    axes.set(ylabel="share of right answers")
-    _percent_axes(axes, x=(0, 1.02), y=(0, 1.04))
-    _legend_below(axes)
-    plt.show()
+    meanings = "share of the test notes that are answered", "share of right answers"
+    _finish(axes, "If only the surest answers count", *meanings, x=(0, 1.02), y=(0, 1.04))
     return f"Share of right answers among the surer half, and among all: {'; '.join(readings)}."
 
 
@@ -278,32 +259,21 @@ def cost(metrics: dict[str, dict]) -> str:
     accuracy = {arm: measured["accuracy"]["value"] for arm, measured in metrics.items()}
     ranked = sorted(accuracy, key=accuracy.get)
     axes = _new_axes(4.4)
-    for arm, height in zip(ranked, _spread([accuracy[arm] for arm in ranked]), strict=True):
-        point, colour = (seconds[arm], accuracy[arm]), _colour(arm, 0)
-        line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "relpos": (0, 0.5)}
-        axes.plot(*point, "o", color=colour, markersize=8)
-        axes.annotate(name_of(arm), point, (1.03, height), color=colour, va="center", textcoords="axes fraction",
+    # Labels of one line are moved apart, upwards from the bottom, and then below the top.
+    gaps = LABEL_GAP * np.arange(len(ranked))
+    heights = np.maximum.accumulate([accuracy[arm] for arm in ranked] - gaps) + gaps
+    for arm, height in zip(ranked, np.minimum(heights, 1 - gaps[::-1]), strict=True):
+        point, line = (seconds[arm], accuracy[arm]), {"arrowstyle": "-", "color": _colour(arm), "alpha": 0.4, "relpos": (0, 0.5)}
+        axes.plot(*point, "o", color=_colour(arm), markersize=8)
+        axes.annotate(name_of(arm), point, (1.03, height), color=_colour(arm), va="center", textcoords="axes fraction",
                       arrowprops=line)  # fmt: skip
-    axes.set(title="Accuracy against time", xlabel="seconds a note, logarithmic", xscale="log")
-    axes.set(ylabel="share of notes sorted right")
+    axes.set_xscale("log")
     axes.grid(alpha=0.3)
-    _percent_axes(axes, y=(0, 1))
-    plt.show()
+    _finish(axes, "Accuracy against time", "seconds a note, logarithmic", "share of notes sorted right", y=(0, 1))
     best, fastest, slowest = ranked[-1], min(seconds, key=seconds.get), max(seconds, key=seconds.get)
     times = {arm: f"{1000 * time:.0f}" if time >= 0.01 else f"{1000 * time:.2g}" for arm, time in seconds.items()}
     readings = [f"**{name_of(arm)}**, takes {times[arm]} ms a note" for arm in (best, fastest, slowest)]
     return "The most accurate arm, {}; the fastest, {}; the slowest, {}.".format(*readings)
-
-
-def _spread(heights: list[float]) -> list[float]:
-    """Move ascending heights between 0 and 1 apart, so that a label of one line fits at each."""
-    placed, ceiling = [-LABEL_GAP], 1.0
-    for height in heights:
-        placed.append(max(height, placed[-1] + LABEL_GAP))
-    for index in reversed(range(1, len(placed))):
-        placed[index] = min(placed[index], ceiling)
-        ceiling = placed[index] - LABEL_GAP
-    return placed[1:]
 
 
 def training_curves(logs: dict[str, pd.DataFrame], best_step: int | None = None) -> str:

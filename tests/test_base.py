@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from onelap import UserError
-from onelap.arms.base import load_base, load_tokenizer, hash_base, locate_base
+from onelap.arms.base import hash_base, load_base, load_tokenizer, locate_base
 from onelap.machine.precision import choose_precision
 from onelap.qlora.training import add_lora
 from tests.conftest import TOY_RECIPE
@@ -25,23 +25,23 @@ def hub_cache(toy_base, tmp_path, monkeypatch):
     return repository / "snapshots" / COMMIT
 
 
-def test_a_downloaded_model_is_found_by_its_name(hub_cache):
+def test_downloaded_base_is_found_by_its_name(hub_cache):
     assert locate_base(NAME) == hub_cache
 
 
-def test_a_downloaded_model_without_safetensors_is_refused(hub_cache):
+def test_downloaded_base_without_safetensors_is_refused(hub_cache):
     (hub_cache / "model.safetensors").rename(hub_cache / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"found no \*.safetensors"):
         locate_base(NAME)
 
 
 @pytest.mark.parametrize("name", ["Somebody/Unknown", "no-such-folder", "C:/models/odd name", ""])
-def test_an_unknown_name_says_how_to_fetch(name):
+def test_unknown_name_is_refused_with_advice(name):
     with pytest.raises(UserError, match=r"base_model|onelap fetch"):
         locate_base(name)
 
 
-def test_a_tokenizer_without_an_end_token_is_refused(toy_base, tmp_path):
+def test_tokenizer_without_an_end_token_is_refused(toy_base, tmp_path):
     folder = shutil.copytree(toy_base, tmp_path / "base")
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     config["eos_token"] = None
@@ -51,7 +51,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(toy_base, tmp_path):
         load_tokenizer(folder)
 
 
-def test_bases_of_one_shape_are_told_apart(toy_base, tmp_path):
+def test_hash_distinguishes_bases_of_one_shape(toy_base, tmp_path):
     other = shutil.copytree(toy_base, tmp_path / "other")
     assert hash_base(other) == hash_base(toy_base)
     weights = other / "model.safetensors"
@@ -59,7 +59,7 @@ def test_bases_of_one_shape_are_told_apart(toy_base, tmp_path):
     assert hash_base(other) != hash_base(toy_base)
 
 
-def test_a_base_with_fused_layers_is_refused(tmp_path):
+def test_base_with_fused_layers_is_refused(tmp_path):
     """Phi-3 has one matrix for q, k and v: LoRA would quietly adapt two layers of seven."""
     import torch
     from transformers import Phi3Config, Phi3ForCausalLM

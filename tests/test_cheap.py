@@ -28,13 +28,13 @@ def test_tfidf_learns_from_four_notes_of_any_script(knowledge, none):
     assert list(probabilities.argmax(axis=1)) == [0, 0, 1, 1] and seconds > 0
 
 
-def test_a_kind_that_was_not_trained_gets_probability_zero():
+def test_kind_without_training_notes_gets_probability_zero():
     train = pd.DataFrame({"text": ["water boils", "buy milk"], "kind": KINDS})
     probabilities, _ = learn(tfidf_model(), train, pd.Series(["buy tea"]), [*KINDS, "value"])
     assert probabilities.shape == (1, 3) and probabilities[0, 2] == 0
 
 
-def test_markup_sees_form_and_no_word():
+def test_markup_model_sees_form_and_no_words():
     lists = [f"- one\n- two {number}" for number in range(6)]
     prose = [f"There is a long sentence about nothing much {number}" for number in range(6)]
     notes = pd.DataFrame({"text": lists + prose, "kind": ["none"] * 6 + ["knowledge"] * 6})
@@ -48,7 +48,7 @@ def test_markup_sees_form_and_no_word():
     )
 
 
-def test_out_of_fold_predictions_never_saw_the_group():
+def test_out_of_fold_probabilities_come_from_models_that_have_not_seen_the_cluster():
     """Every source has words of its own for each kind: known sources are easy, new ones pure chance."""
     words = iter(
         ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "ivory", "jumbo", "koala", "lemur"]
@@ -62,7 +62,7 @@ def test_out_of_fold_predictions_never_saw_the_group():
     assert (out_of_fold(tfidf_model(), notes, notes["group"]).idxmax(axis=1) == notes["kind"]).mean() < 0.8
 
 
-def test_embeddings_come_from_a_folder_on_this_machine(toy_base):
+def test_embeddings_model_learns_with_an_encoder_from_a_folder(toy_base):
     """The toy base stands in for a sentence-embedding model: any encoder's folder will do."""
     train = pd.DataFrame(
         {
