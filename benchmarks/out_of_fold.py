@@ -8,6 +8,10 @@ the rest, and compares with TF-IDF on the same folds. The rows of docs/LOG.md's 
 this file came from an earlier form of it.
 """
 
+from onelap.machine import process
+
+process.prepare()  # before the libraries are imported
+
 import argparse
 import tempfile
 from pathlib import Path

@@ -10,6 +10,10 @@ since time and memory do not depend on what the weights are; `--cap-gb` plays a 
 The loss is the same for both: mean nats of the true kind among the kinds, on notes that neither has learnt.
 """
 
+from onelap.machine import process
+
+process.prepare()  # before the libraries are imported
+
 import argparse
 import json
 import statistics

@@ -5,6 +5,10 @@
 The ways take turns, so that a noisy machine is noisy for all of them.
 """
 
+from onelap.machine import process
+
+process.prepare()  # before the libraries are imported
+
 import argparse
 import statistics
 import time

@@ -8,6 +8,10 @@ once. The naive loop generates an answer for each note with the same adapter, an
 `--many` sorts so many notes in one command instead, and prints its memory as it goes.
 """
 
+from onelap.machine import process
+
+process.prepare()  # before the libraries are imported
+
 import argparse
 import json
 import random

@@ -3,34 +3,35 @@
 `make example` writes docs/example/report.html and docs/result.png.
 """
 
-import matplotlib.pyplot as plt
+import sys
+import tempfile
+from pathlib import Path
 
-from onelap import PROJECT, UserError
-from onelap.lap.parameters import read_parameters
-from onelap.lap.report import write_report
-from onelap.lap.run import Run
-from onelap.lap.runner import resolve_inputs, run_lap
-from onelap.machine.store import read_json
-from onelap.verdict import figures
-
-PARAMS = PROJECT / "params" / "embedded.yaml"
+from onelap import PROJECT, cli
 
 
-def main() -> None:
-    """Run a lap; write its report and its first figure."""
-    parameters, problems = read_parameters(PARAMS)
-    problems += resolve_inputs(parameters)
-    if problems:
-        raise UserError("; ".join(problems))
-    run = Run.create(PARAMS.name, parameters, None)
-    with run.locked():
-        run_lap(run, parameters)
-    write_report(run, PROJECT / "docs" / "example" / "report.html")
-    comparison = read_json(run.comparison_path)
-    reading = figures.accuracies(comparison["arms"])
-    plt.savefig(PROJECT / "docs" / "result.png", dpi=150)
-    print(reading, comparison["sentence"], sep="\n")
+def main() -> int:
+    """Run a lap; write its report and its first figure. Returns the exit status of the first command that failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "example"
+        lap = ["run", str(PROJECT / "params" / "embedded.yaml"), "--run", str(run), "-p", f"split_dir={folder}/splits"]
+        report = ["report", str(run), "--out", str(PROJECT / "docs" / "example" / "report.html")]
+        status = cli.main(lap) or cli.main(report)
+        if status == 0:
+            draw_accuracies(run, PROJECT / "docs" / "result.png")
+    return status
+
+
+def draw_accuracies(run: Path, file: Path) -> None:
+    """Draw the accuracy of every arm of a run."""
+    import matplotlib.pyplot as plt  # only now: `cli.main` prepares the process before libraries are imported
+
+    from onelap.machine.store import read_json
+    from onelap.verdict import figures
+
+    print(figures.accuracies(read_json(run / "comparison.json")["arms"]))
+    plt.savefig(file, dpi=150)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
