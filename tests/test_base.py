@@ -35,10 +35,16 @@ def test_downloaded_base_without_safetensors_is_refused(hub_cache):
         locate_base(NAME)
 
 
-@pytest.mark.parametrize("name", ["Somebody/Unknown", "no-such-folder", "C:/models/odd name", ""])
-def test_unknown_name_is_refused_with_advice(name):
-    with pytest.raises(UserError, match=r"base_model|onelap fetch"):
+@pytest.mark.parametrize("name", ["Somebody/Unknown", "no-such-folder", "C:/models/odd name"])
+def test_unknown_name_is_refused_with_the_command_that_downloads_it(name):
+    advice = f"base_model {name}: there is no such folder, .*; `onelap fetch PARAMS.yaml` downloads it"
+    with pytest.raises(UserError, match=advice):
         locate_base(name)
+
+
+def test_folder_without_a_model_is_refused_with_what_is_missing(tmp_path):
+    with pytest.raises(UserError, match=r"found no config.json and no tokenizer\* and no \*.safetensors"):
+        locate_base(str(tmp_path))
 
 
 def test_tokenizer_without_an_end_token_is_refused(toy_base, tmp_path):

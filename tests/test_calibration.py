@@ -1,4 +1,4 @@
-"""Corrections after training, and how sure is sure enough."""
+"""Corrections after training, and the confidence from which an answer is sure."""
 
 import numpy as np
 import pandas as pd
@@ -11,21 +11,17 @@ TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)
 
 
 def test_skew_adjustment_leaves_a_model_of_mere_shares_no_preference():
-    knows_shares = np.array([[0.8, 0.2]])
-    assert adjust_for_skew(TRAINED_ON, KINDS, 1.0, 1.0).apply(knows_shares) == pytest.approx(
-        np.array([[0.5, 0.5]]), abs=1e-3
-    )
-    assert adjust_for_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(knows_shares) == pytest.approx(
-        np.array([[2 / 3, 1 / 3]]), abs=1e-3
-    )
-    assert adjust_for_skew(TRAINED_ON, KINDS, 0.0, 1.0).apply(knows_shares) == pytest.approx(knows_shares)
+    shares = np.array([[0.8, 0.2]])
+    for strength, expected in ((1.0, [[0.5, 0.5]]), (0.5, [[2 / 3, 1 / 3]]), (0.0, shares)):
+        adjusted = adjust_for_skew(TRAINED_ON, KINDS, strength, 1.0).apply(shares)
+        assert adjusted == pytest.approx(np.array(expected), abs=1e-3)
 
 
 def test_skew_adjustment_first_undoes_the_label_temperature():
     """Trained at a temperature of 4, a probability of p⁴ : q⁴ means p : q."""
-    said = np.array([[0.8**4, 0.2**4]]) / (0.8**4 + 0.2**4)
-    assert adjust_for_skew(TRAINED_ON, KINDS, 0.0, 4.0).apply(said) == pytest.approx(np.array([[0.8, 0.2]]))
-    assert adjust_for_skew(TRAINED_ON, KINDS, 1.0, 4.0).apply(said) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
+    p = np.array([[0.8**4, 0.2**4]]) / (0.8**4 + 0.2**4)
+    assert adjust_for_skew(TRAINED_ON, KINDS, 0.0, 4.0).apply(p) == pytest.approx(np.array([[0.8, 0.2]]))
+    assert adjust_for_skew(TRAINED_ON, KINDS, 1.0, 4.0).apply(p) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
 
 
 def test_skew_adjustment_leaves_certain_answers_certain():
@@ -35,9 +31,9 @@ def test_skew_adjustment_leaves_certain_answers_certain():
 
 
 def test_label_bias_is_removed_and_differences_between_notes_stay():
-    """A model that says "common" to everything, a little less to the second note."""
-    said = np.array([[0.9999, 0.0001]] * 4 + [[0.99, 0.01]])
-    unbiased = without_label_bias(said, TRAINED_ON, KINDS).apply(said)
+    """A model that answers "common" to every note, but is a little less sure of the last one."""
+    biased = np.array([[0.9999, 0.0001]] * 4 + [[0.99, 0.01]])
+    unbiased = without_label_bias(biased, TRAINED_ON, KINDS).apply(biased)
     assert list(unbiased.argmax(axis=1)) == [0, 0, 0, 0, 1]
     assert unbiased.mean(axis=0) == pytest.approx([0.8, 0.2], abs=1e-3)
 
@@ -75,12 +71,12 @@ def test_temperature_stays_one_with_few_notes_or_none_wrong(probabilities):
 
 
 def test_probabilities_of_impossible_and_unseen_kinds_are_finite():
-    said = np.array([[1.0, 0.0]] * 40)
+    certain = np.array([[1.0, 0.0]] * 40)
     for calibration in (
-        without_label_bias(said, TRAINED_ON, KINDS),
+        without_label_bias(certain, TRAINED_ON, KINDS),
         adjust_for_skew(TRAINED_ON[:800], KINDS, 1.0, 1.0),
     ):
-        assert np.isfinite(calibration.apply(said)).all()
+        assert np.isfinite(calibration.apply(certain)).all()
 
 
 def test_temperature_does_not_depend_on_the_order_of_kinds():

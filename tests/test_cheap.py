@@ -1,4 +1,4 @@
-"""The cheap arms, down to the smallest vault."""
+"""The cheap arms, also on very few notes."""
 
 import numpy as np
 import pandas as pd
@@ -49,21 +49,21 @@ def test_markup_model_sees_form_and_no_words():
 
 
 def test_out_of_fold_probabilities_come_from_models_that_have_not_seen_the_cluster():
-    """Every source has words of its own for each kind: known sources are easy, new ones pure chance."""
+    """Every source has words of its own for each kind: sources of the training notes are easy, others pure chance."""
     words = iter(
         ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "ivory", "jumbo", "koala", "lemur"]
     )
     rows = []
     for source in range(6):
         for kind in KINDS:
-            rows += [{"text": next(words), "kind": kind, "group": source}] * 4
+            rows += [{"text": next(words), "kind": kind, "source": source}] * 4
     notes = pd.DataFrame(rows)
     assert (out_of_fold(tfidf_model(), notes, None).idxmax(axis=1) == notes["kind"]).all()
-    assert (out_of_fold(tfidf_model(), notes, notes["group"]).idxmax(axis=1) == notes["kind"]).mean() < 0.8
+    assert (out_of_fold(tfidf_model(), notes, notes["source"]).idxmax(axis=1) == notes["kind"]).mean() < 0.8
 
 
 def test_embeddings_model_learns_with_an_encoder_from_a_folder(toy_base):
-    """The toy base stands in for a sentence-embedding model: any encoder's folder will do."""
+    """The toy base stands in for a sentence-embedding model."""
     train = pd.DataFrame(
         {
             "text": ["milk milk milk", "milk milk", "kettle kettle", "kettle"],

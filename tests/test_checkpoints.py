@@ -1,4 +1,4 @@
-"""Training that stops anywhere and goes on as if it had not."""
+"""Training that stops anywhere, and resumes as if it had not."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
 
 class Stop(TrainerCallback):
-    """The machine stops at a step."""
+    """Stops the machine at a step."""
 
     def __init__(self, step):
         self.step = step
@@ -35,7 +35,7 @@ class Stop(TrainerCallback):
 
 @pytest.fixture(scope="module")
 def build(toy_base):
-    """A trainer of 10 steps in two epochs, with a validation pass every third; a checkpoint after each step."""
+    """A function that makes a trainer of 10 steps in two epochs: validation every third step, checkpoints at each."""
     notes = pd.DataFrame(toy_notes(48))
     prompt = build_prompt(load_tokenizer(toy_base), sorted(TOY_WORDS), 160)
 
@@ -48,27 +48,28 @@ def build(toy_base):
 
 @pytest.fixture
 def make(build, tmp_path):
-    """`build`, for a folder of this test."""
+    """`build`, in a folder of this test."""
     return lambda folder, **changes: build(tmp_path / folder, **changes)
 
 
 @pytest.fixture(scope="module")
 def whole(build, tmp_path_factory):
-    """The folder of an adapter that was trained without a stop, and the log."""
+    """The folder of an adapter that was trained without a stop, and its log."""
     folder = tmp_path_factory.mktemp("whole")
     return folder / "adapter", train(build(folder / "training"), folder / "adapter", 600)
 
 
 @pytest.fixture(scope="module")
-def stopped_at_7(build, tmp_path_factory):
-    """The folder of a training that was stopped at its fourth step, taken up, and stopped at its seventh."""
+def training_stopped_at_7(build, tmp_path_factory):
+    """The folder of a training that was stopped at its fourth step, resumed, and stopped at its seventh."""
     folder = tmp_path_factory.mktemp("stopped")
     for step in (4, 7):
-        stopped(build(folder / "training"), step, folder / "adapter")
+        train_until(step, build(folder / "training"), folder / "adapter")
     return folder / "training"
 
 
-def stopped(trainer, step, adapter):
+def train_until(step, trainer, adapter):
+    """Train until the machine stops at this step."""
     trainer.add_callback(Stop(step))
     with pytest.raises(KeyboardInterrupt):
         train(trainer, adapter, 600)
@@ -80,12 +81,12 @@ def adapter_bytes(folder):
 
 def test_training_resumed_three_times_ends_with_the_same_adapter_bit_for_bit(make, whole, tmp_path, capsys):
     for step in (2, 5, 7):  # in the first epoch, at its end, in the second
-        stopped(make("parts"), step, tmp_path / "b")
+        train_until(step, make("parts"), tmp_path / "b")
     parts = train(make("parts"), tmp_path / "b", 600)
     assert re.findall(r"Resuming from checkpoint-(\d+)\.", capsys.readouterr().out) == ["2", "5", "7"]
     assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
-    learnt = ["step", "epoch", "loss", "learning_rate", "gradient_norm", "validation_loss", "validation_macro_f1"]
-    pd.testing.assert_frame_equal(whole[1][learnt], parts[learnt])
+    columns = ["step", "epoch", "loss", "learning_rate", "gradient_norm", "validation_loss", "validation_macro_f1"]
+    pd.testing.assert_frame_equal(whole[1][columns], parts[columns])
     assert parts["elapsed_seconds"].is_monotonic_increasing
 
 
@@ -99,11 +100,10 @@ def test_finished_training_is_not_repeated(make, whole, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["marker", "truncated", "tampered", "gone"])
-def test_damaged_checkpoint_is_skipped(make, whole, stopped_at_7, tmp_path, capsys, damage):
-    shutil.copytree(stopped_at_7, tmp_path / "t")
-    # The best adapter so far and the newest state.
-    kept = sorted(int(path.name[11:]) for path in (tmp_path / "t").glob("checkpoint-*"))
-    assert kept[-1] == 7 and len(kept) <= 2
+def test_damaged_checkpoint_is_skipped(make, whole, training_stopped_at_7, tmp_path, capsys, damage):
+    shutil.copytree(training_stopped_at_7, tmp_path / "t")
+    steps = sorted(checkpoints.list_checkpoints(tmp_path / "t"))
+    assert steps[-1] == 7 and len(steps) <= 2, "only the newest and the best so far are kept"
     newest = tmp_path / "t/checkpoint-7"
     if damage == "marker":
         (newest / "complete.json").unlink()
@@ -121,7 +121,7 @@ def test_damaged_checkpoint_is_skipped(make, whole, stopped_at_7, tmp_path, caps
 
 
 def test_checkpoint_of_another_training_is_removed(make, tmp_path, capsys):
-    stopped(make("t"), 3, tmp_path / "a")
+    train_until(3, make("t"), tmp_path / "a")
     train(make("t", learning_rate=5e-4), tmp_path / "a", 600)
     assert "The checkpoints here are of another training (recipe): removed." in capsys.readouterr().out
     train(make("other", learning_rate=5e-4), tmp_path / "b", 600)
@@ -129,7 +129,7 @@ def test_checkpoint_of_another_training_is_removed(make, tmp_path, capsys):
 
 
 def test_moved_training_resumes_with_its_best_adapter(make, whole, tmp_path):
-    stopped(make("here"), 7, tmp_path / "b")
+    train_until(7, make("here"), tmp_path / "b")
     (tmp_path / "here").rename(tmp_path / "there")
     train(make("there"), tmp_path / "b", 600)
     assert adapter_bytes(whole[0]) == adapter_bytes(tmp_path / "b")
@@ -146,16 +146,16 @@ def test_training_ended_by_its_budget_is_not_resumed(make, tmp_path):
 def test_resumed_training_keeps_the_smaller_settings(make, tmp_path):
     trainer = make("t")
     trainer._descend()
-    stopped(trainer, 2, tmp_path / "a")
-    again = make("t")
-    train(again, tmp_path / "a", 600)
-    assert again.rungs == trainer.rungs == ["micro_batch=2"] and again.piece == 2
+    train_until(2, trainer, tmp_path / "a")
+    resumed = make("t")
+    train(resumed, tmp_path / "a", 600)
+    assert resumed.rungs == trainer.rungs == ["micro_batch=2"] and resumed.piece == 2
 
 
 def test_folders_with_other_names_are_left_alone(make, tmp_path):
     for name in ("checkpoint-2 (copy)", "checkpoint-best"):
         (tmp_path / "t" / name).mkdir(parents=True)
-    stopped(make("t"), 3, tmp_path / "a")
+    train_until(3, make("t"), tmp_path / "a")
     train(make("t"), tmp_path / "a", 600)
     assert (tmp_path / "t/checkpoint-2 (copy)").exists() and (tmp_path / "t/checkpoint-best").exists()
 
@@ -178,7 +178,7 @@ def test_full_disk_loses_no_complete_checkpoint(make, whole, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("this user may not mount a small file system")
     try:
-        stopped(make("disk/t"), 3, tmp_path / "b")
+        train_until(3, make("disk/t"), tmp_path / "b")
         filler = disk / "filler"
         used = sum(path.stat().st_size for path in disk.rglob("*") if path.is_file())
         filler.write_bytes(b"x" * (3 * 2**20 - used - 100_000))
@@ -193,7 +193,7 @@ def test_full_disk_loses_no_complete_checkpoint(make, whole, tmp_path):
 
 
 def test_checkpoint_holds_json_and_safetensors_only(make, tmp_path):
-    stopped(make("t"), 1, tmp_path / "a")
+    train_until(1, make("t"), tmp_path / "a")
     assert {path.suffix for path in (tmp_path / "t/checkpoint-1").iterdir()} == {".json", ".safetensors"}
 
 

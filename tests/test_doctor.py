@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from onelap import PROJECT
 from onelap.lap import doctor
 from onelap.lap.doctor import FAILURE, FINE, WARNING
 from onelap.machine import gpus
@@ -103,6 +104,14 @@ def test_libraries_of_another_generation_are_named():
     assert (other.state, other.found) == (WARNING, "not the tested generation: trl 1.2.0 (tested 1.16.0)")
     missing = doctor.check_libraries(pins, {"torch": "2.13.0"})
     assert (missing.state, missing.found) == (FAILURE, "missing: trl")
+    assert missing.fix.endswith(f"pip install --constraint {PROJECT / 'constraints.txt'} --editable {PROJECT}")
+
+
+@pytest.mark.parametrize(("version", "state"), [((3, 11), FINE), ((3, 13), FINE), ((3, 14), WARNING)])
+def test_python_that_the_libraries_are_not_made_for_is_a_warning(monkeypatch, version, state):
+    monkeypatch.setattr(doctor.sys, "version_info", version)
+    check = doctor.check_python()
+    assert check.state == state and check.found.endswith("; tested with 3.11")
 
 
 def test_kernel_of_another_python_is_a_failure(onelap, tmp_path):
@@ -132,7 +141,8 @@ def test_windows_spills_gpu_memory_below_linux_too(system, release, state):
 
 
 def test_too_little_memory_is_a_failure_before_a_lap_fails():
-    assert [doctor.check_ram(free).state for free in (1.0, 3.0, 30.0)] == [FAILURE, WARNING, FINE]
+    checks = [doctor.check_room("ram", free, "", doctor.RAM_LIMITS, "close some") for free in (1.0, 3.0, 30.0)]
+    assert [check.state for check in checks] == [FAILURE, WARNING, FINE]
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.5e9, FAILURE), (10e9, WARNING), (500e9, FINE)])

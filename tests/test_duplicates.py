@@ -1,4 +1,4 @@
-"""Near-duplicates: what is one, what is not, and by whom it is liked."""
+"""Duplicates and near-duplicates: which notes are, and which are not."""
 
 import random
 

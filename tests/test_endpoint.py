@@ -1,4 +1,4 @@
-"""A general model behind an endpoint: a real local server with the embedded base, and answers of every sort."""
+"""A general model behind an endpoint: a real server on this machine, and answers of every sort."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from onelap import PROJECT, UserError
-from onelap.arms.endpoint import ask
+from onelap.arms.endpoint import RETRIES, ask
 from onelap.arms.prompts import MEANINGS
 from onelap.machine.guard import check_address
 
@@ -24,14 +25,14 @@ BASE = str(PROJECT / "data/embedded_base")
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def transformers_serve():
-    """`transformers serve` with the embedded base; its address."""
+    """The address of `transformers serve` with the embedded base."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1", "--port", str(port)]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | {"HF_HUB_OFFLINE": "1"}}
@@ -50,9 +51,9 @@ def transformers_serve():
 
 def test_real_server_answers_and_every_answer_is_counted(transformers_serve):
     texts = ["buy milk", "water boils at 100 degrees", "<|im_start|>assistant lesson"]
-    answered, seconds, counts = ask(transformers_serve, BASE, texts, KINDS, MEANINGS)
-    assert answered.shape == (3, 5) and set(answered.sum(axis=1)) <= {0.0, 1.0} and seconds > 0
-    assert counts["in set"] == answered.sum() and counts["in set"] + counts["outside the set"] + counts["refused"] == 3
+    answers, seconds, counts = ask(transformers_serve, BASE, texts, KINDS, MEANINGS)
+    assert answers.shape == (3, 5) and set(answers.sum(axis=1)) <= {0.0, 1.0} and seconds > 0
+    assert counts["in set"] == answers.sum() and counts["in set"] + counts["outside the set"] + counts["refused"] == 3
 
 
 def test_model_that_the_server_lacks_is_refused_in_the_words_of_the_server(transformers_serve):
@@ -85,17 +86,17 @@ def test_malformed_address_is_refused_even_where_upload_is_allowed(url):
 
 
 class Script(BaseHTTPRequestHandler):
-    """Answers what the note says: the part after `say `, or the trouble that it names."""
+    """Answers with the words of the note after `say `, or fails in the way that they name."""
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(request)
-        wanted = request["messages"][0]["content"].rpartition("say ")[2]
-        if wanted == "slowly":
+        words = request["messages"][0]["content"].rpartition("say ")[2]
+        self.server.requests.append({"path": self.path, "words": words} | request)
+        if words == "slowly":
             time.sleep(1.0)
-        status = {"error": 500, "redirect": 302}.get(wanted, 200)
-        message = {"content": wanted, "refusal": "no" if wanted == "refuse" else None}
-        body = b"not json" if wanted == "rubbish" else json.dumps({"choices": [{"message": message}]}).encode()
+        status = {"error": 500, "redirect": 307}.get(words, 200)
+        message = {"content": words, "refusal": "no" if words == "refuse" else None}
+        body = b"not json" if words == "rubbish" else json.dumps({"choices": [{"message": message}]}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -109,7 +110,7 @@ class Script(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def script():
-    """A real HTTP server that answers as told; what no well-behaved model server does on demand."""
+    """A real HTTP server that fails on demand, as no model server does."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Script)
     server.requests = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -134,18 +135,24 @@ def script():
 )
 def test_answer_is_read_as_a_person_would(script, answer, kind):
     _, url = script
-    answered, _, counts = ask(url, "m", [f"say {answer}"], KINDS, {})
-    assert (KINDS[answered[0].argmax()] if answered.any() else "") == kind
+    answers, _, counts = ask(url, "m", [f"say {answer}"], KINDS, {})
+    assert (KINDS[answers[0].argmax()] if answers.any() else "") == kind
     assert counts == {"in set" if kind else "outside the set": 1}
 
 
 def test_failed_requests_are_repeated_and_counted_and_stop_no_other(script):
     server, url = script
-    texts = [f"say {what}" for what in ("lesson", "refuse", "error", "rubbish", "slowly", "redirect", "none")]
-    answered, _, counts = ask(url, "m", texts, KINDS, {}, timeout=0.3)
+    words = ["lesson", "refuse", "error", "rubbish", "slowly", "redirect", "none"]
+    answers, _, counts = ask(url, "m", [f"say {one}" for one in words], KINDS, {}, timeout=0.3)
     assert counts == {"in set": 2, "refused": 1, "error": 3, "timeout": 1}
-    np.testing.assert_array_equal(answered.sum(axis=1), [1, 0, 0, 0, 0, 0, 1])
-    assert all(request["model"] == "m" and request["temperature"] == 0 for request in server.requests)
+    np.testing.assert_array_equal(answers.sum(axis=1), [1, 0, 0, 0, 0, 0, 1])
+    requests = Counter(request["words"] for request in server.requests)
+    assert {one: requests[one] for one in words} == dict.fromkeys(words, 1) | {
+        "error": 1 + RETRIES,
+        "slowly": 1 + RETRIES,
+    }
+    settings = {(request["path"], request["model"], request["temperature"]) for request in server.requests}
+    assert settings == {("/v1/chat/completions", "m", 0)}, "no redirect is followed"
 
 
 def test_server_that_does_not_run_is_refused():

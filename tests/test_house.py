@@ -2,32 +2,37 @@
 
 import ast
 import graphlib
-from pathlib import Path
 
+import nbformat
 import pytest
 
 from onelap import PROJECT
 
 LIBRARY = PROJECT / "lib" / "onelap"
 STATIONS = ["daily", "lap", "qlora", "arms", "verdict", "notes", "machine"]  # each imports only from those after it
-STRANGERS = {"notes", "arms", "verdict"}  # which do not know of each other
+STRANGERS = {"notes", "arms", "verdict"}  # they do not import each other
 MODULES = {path.relative_to(LIBRARY).with_suffix("").as_posix(): path for path in LIBRARY.rglob("*.py")}
 
 
-def imports_of(path: Path) -> set[str]:
-    """Modules of the library that a file imports, in functions too, without those that only a type checker reads."""
-    tree, modules = ast.parse(path.read_text(encoding="utf-8")), set()
+def imports_in(code: str) -> set[str]:
+    """List the modules of the library that code imports, in functions too, but not those for type checkers only."""
+    tree, modules = ast.parse(code), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             node.body = []
     for node in ast.walk(tree):
         names = []
+        assert not getattr(node, "level", 0), "relative imports are not followed here"
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "onelap":
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         modules |= {name.removeprefix("onelap.").replace(".", "/") for name in names if name.startswith("onelap.")}
     return modules & set(MODULES)
+
+
+def imports_of(module: str) -> set[str]:
+    return imports_in(MODULES[module].read_text(encoding="utf-8"))
 
 
 def station_of(module: str) -> str:
@@ -43,21 +48,35 @@ def test_every_module_belongs_to_a_station_or_is_the_command():
 @pytest.mark.parametrize("module", sorted(module for module in MODULES if station_of(module) in STATIONS))
 def test_module_imports_only_from_stations_below_its_own(module):
     own = STATIONS.index(station_of(module))
-    for imported in imports_of(MODULES[module]):
-        assert station_of(imported) in STATIONS[own:], f"{module} imports {imported}"
+    for other in imports_of(module):
+        assert station_of(other) in STATIONS[own:], f"{module} imports {other}"
         if station_of(module) in STRANGERS:
-            assert station_of(imported) in {station_of(module), "machine"}, f"{module} imports {imported}"
+            assert station_of(other) in {station_of(module), "machine"}, f"{module} imports {other}"
 
 
 def test_modules_do_not_import_each_other_in_a_circle():
-    order = graphlib.TopologicalSorter({module: imports_of(path) for module, path in MODULES.items()}).static_order()
-    assert set(order) == set(MODULES), "and CycleError names one"
+    graph = {module: imports_of(module) for module in MODULES}
+    assert set(graphlib.TopologicalSorter(graph).static_order()) == set(MODULES), "a CycleError names one"
 
 
-def test_notebooks_prepare_their_process_and_import_nothing_of_daily():
-    for path in (PROJECT / "notebooks").glob("*.ipynb"):
-        source = path.read_text(encoding="utf-8")
-        assert "onelap.machine import guard, process" in source and "onelap.daily" not in source, path.name
+def test_imports_are_found_in_functions_and_not_where_only_type_checkers_read():
+    code = """
+import onelap.cli
+from onelap import UserError, commands
+from onelap.notes import read
+if TYPE_CHECKING:
+    from onelap.lap.run import Run
+def later():
+    from onelap.machine.store import read_json
+"""
+    assert imports_in(code) == {"cli", "commands", "notes/read", "machine/store"}
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_imports_nothing_of_daily(path):
+    cells = nbformat.read(path, as_version=4).cells
+    modules = imports_in("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    assert "machine/guard" in modules and "daily" not in map(station_of, modules)
 
 
 def lines_of(*stations: str) -> int:
@@ -67,6 +86,8 @@ def lines_of(*stations: str) -> int:
 
 def test_library_stays_small_enough_to_read_in_an_evening():
     apart = [MODULES["qlora/plan"], MODULES["verdict/figures"]]
-    evening = lines_of("notes", "arms", "qlora", "verdict") - sum(path.read_text().count("\n") for path in apart)
+    evening = lines_of("notes", "arms", "qlora", "verdict") - sum(
+        path.read_text(encoding="utf-8").count("\n") for path in apart
+    )
     assert evening <= 3000
     assert sum(path.read_text(encoding="utf-8").count("\n") for path in MODULES.values()) <= 6500

@@ -1,4 +1,4 @@
-"""What takes longer than `make test` may: `make test-long`."""
+"""Tests that take minutes: `make test-long`."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 
 
 def test_lap_killed_twenty_times_ends_like_an_undisturbed_one(onelap, toy_params, tmp_path):
-    """SIGKILL at random moments, of the command only: its kernel must notice by itself."""
+    """Only the command gets SIGKILL, at random moments: its kernel must notice by itself."""
     assert onelap("run", toy_params, "--run", tmp_path / "whole").returncode == 0
     rng, kills = random.Random(0), 0
     arguments = [toy_params, "--run", tmp_path / "killed"]
@@ -31,7 +31,7 @@ def test_lap_killed_twenty_times_ends_like_an_undisturbed_one(onelap, toy_params
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         elif process.returncode == 0:
-            # It came to its end between two kills: the training has to be done once more.
+            # The lap ended between two kills: without its adapter the training is repeated.
             (tmp_path / "killed/adapter/adapter_model.safetensors").unlink()
         else:
             raise AssertionError(process.stderr.read())
@@ -46,7 +46,7 @@ def test_lap_killed_twenty_times_ends_like_an_undisturbed_one(onelap, toy_params
     for arm in sorted(path.name for path in (whole / "arms").iterdir()):
         first, second = (pd.read_json(run / f"arms/{arm}/predictions.jsonl", lines=True) for run in (whole, killed))
         pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
-    said = [json.loads((run / "comparison.json").read_text(encoding="utf-8"))["sentence"] for run in (whole, killed)]
-    assert said[0] == said[1]
+    first, second = (json.loads((run / "comparison.json").read_text(encoding="utf-8")) for run in (whole, killed))
+    assert first["sentence"] == second["sentence"]
     log = pd.read_json(killed / "training/log.jsonl", lines=True)
     assert log.dropna(subset=["loss"])["step"].is_unique

@@ -178,7 +178,8 @@ def test_plain_keeps_code_and_arithmetic():
         ("lesson" + "*" * MANY, 0, "lesson" + "*" * MANY, {}),
         ("x ^a" + " " * MANY + "x", 0, "x ^a" + " " * MANY + "x", {}),
         ("> " * (MANY // 2) + "x", 0, "> " * (MANY // 2) + "x", {}),
-        ("`" * MANY + " " + "`" * (MANY - 1), 0, "`" * MANY + " " + "`" * (MANY - 1), {}),
+        ("x " + "`" * MANY + " " + "`" * (MANY - 1), 0, "x " + "`" * MANY + " " + "`" * (MANY - 1), {}),
+        ("x " + "`" * MANY + " " + "`" * (MANY + 1), 0, "x " + "`" * MANY + " " + "`" * (MANY + 1), {}),
         ("![[a" * (MANY // 4), 0, "![[a" * (MANY // 4), {}),
         ("[[" + "a" * MANY, 0, "[[" + "a" * MANY, {}),
         ("#" + "1" * MANY, 0, "#" + "1" * MANY, {}),
@@ -187,8 +188,8 @@ def test_plain_keeps_code_and_arithmetic():
         ("---\n" + "-" * MANY + "\nx", 0, "---\n" + "-" * MANY + "\nx", {}),
         ("{" * MANY, 0, "{" * MANY, {}),
     ],
-    ids=["spaces", "property", "underscores", "asterisks", "block id", "quotes", "backticks", "embeds", "link", "tag",
-         "blank lines", "headings", "rules", "braces"],
+    ids=["spaces", "property", "underscores", "asterisks", "block id", "quotes", "fewer backticks", "more backticks",
+         "embeds", "link", "tag", "blank lines", "headings", "rules", "braces"],
 )  # fmt: skip
 def test_pathological_text_is_read_in_linear_time(content, tags, text, removed):
     """In a process that can be ended: nothing else stops a pattern, on Windows."""

@@ -1,4 +1,4 @@
-"""Memory and time before a training: the shapes are those of the models, the proposals bring it within bounds."""
+"""The plan before a training: what shapes, memory and time are predicted, and what is proposed to make it fit."""
 
 import os
 import re
@@ -63,7 +63,7 @@ def test_checkpointing_and_smaller_batches_take_less_memory():
 
 
 class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors that operations have made and that somebody still holds."""
+    """Counts the bytes of tensors that operations have made and something still refers to."""
 
     def __init__(self, model):
         super().__init__()
@@ -85,7 +85,7 @@ class Alive(TorchDispatchMode):
 
 
 def kept_for_the_backward_pass(folder, layers, dropout, checkpointing, precision):
-    """Bytes a token that a forward pass over 128 tokens holds, and the model's shape."""
+    """Count the bytes a token that a forward pass over 128 tokens keeps; returns them and the model's shape."""
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = Qwen2Config(vocab_size=512, num_hidden_layers=layers, **sizes)
     Qwen2ForCausalLM(config).save_pretrained(folder)
@@ -113,8 +113,8 @@ def test_block_keeps_as_many_bytes_as_predicted(tmp_path, monkeypatch, width, dr
         kept_for_the_backward_pass(tmp_path / str(layers), layers, dropout, checkpointing, precision)
         for layers in (2, 6)
     )
-    said = [memory(one, 4, dropout, 1, checkpointing, "cpu", width)["activations"] * 1e9 for one in (shape, deep)]
-    assert many - few == pytest.approx(said[1] - said[0], rel=0.1)
+    low, high = (memory(one, 4, dropout, 1, checkpointing, "cpu", width)["activations"] * 1e9 for one in (shape, deep))
+    assert many - few == pytest.approx(high - low, rel=0.1)
 
 
 def test_workload_pads_each_batch_to_its_longest_note():
@@ -176,7 +176,7 @@ def resolved(path, overrides=()):
 
 
 def origins(output):
-    """{parameter: the end of its line}, which says where its value is from."""
+    """Return {parameter: the comment on its line}, which says where its value comes from."""
     return dict(re.findall(r"^(\w+): .*  # (.+)$", output, re.MULTILINE))
 
 

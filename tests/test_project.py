@@ -1,4 +1,4 @@
-"""The repository's own promises: style, notebooks, sample notes."""
+"""What the repository promises of itself: style, sample notes, the embedded base."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ def test_code_and_notebooks_pass_ruff(command):
 
 
 def words(text: str) -> list[str]:
-    """Words of English; characters of Japanese, which writes without spaces."""
+    """Split a text into words, and Japanese, which is written without spaces, into characters."""
     return re.findall(r"[\u3040-\u30ff\u4e00-\u9fff]|[a-z0-9']+", text.lower())
 
 
@@ -80,11 +80,12 @@ def test_sample_notes_do_not_announce_their_kind(samples):
 
 
 def test_corpus_of_the_base_has_no_passage_of_a_sample_note(samples):
-    """Its corpus holds no sentence-long piece of one."""
+    """A passage is 12 words or Japanese characters long."""
     corpus = set()
     for path in (PROJECT / "data/base_corpus").glob("*.txt"):
         tokens = words(path.read_text(encoding="utf-8"))
         corpus.update(tuple(tokens[i : i + 12]) for i in range(len(tokens) - 11))
+    assert len(corpus) > 100_000
     for path, note in samples.items():
         tokens = words(note["content"])
         assert not corpus & {tuple(tokens[i : i + 12]) for i in range(len(tokens) - 11)}, path

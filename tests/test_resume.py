@@ -154,6 +154,14 @@ def test_changes_that_rule_resuming_out_are_named(started):
     assert f"the base in {base} has other files" in message
 
 
+def test_run_of_an_earlier_version_cannot_be_resumed(started):
+    run, parameters, _, _ = started
+    stored = {{"style_field": "texture_field"}.get(name, name): value for name, value in parameters.items()}
+    run.params_path.write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^run is of an earlier version and cannot be resumed; --force-new starts af"):
+        check_unchanged(run, parameters)
+
+
 def test_run_in_use_by_another_process_is_refused(started, onelap):
     run, *_ = started
     with run.locked():

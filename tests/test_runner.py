@@ -75,6 +75,14 @@ def test_kernel_messages_at_exit_stay_off_the_terminal(new_run, notebook, capfd)
     assert "native words" in (new_run.path / "01_a.ipynb").read_text(encoding="utf-8")
 
 
+def test_messages_between_runner_and_kernel_are_encrypted(new_run, notebook):
+    cell = (
+        "import json; from ipykernel.connect import get_connection_file; print(*json.load(open(get_connection_file())))"
+    )
+    run_lap(new_run, {}, [notebook("keys", FINE, cell)])
+    assert "curve_secretkey" in outputs_of(new_run.path / "keys.ipynb")[0].text.split()
+
+
 def test_system_exit_0_is_a_failure(new_run, notebook):
     with pytest.raises(NotebookFailed, match=r"leaves, In \[3\]: SystemExit: 0"):
         run_lap(new_run, {}, [notebook("leaves", FINE, "raise SystemExit(0)", "print('never')")])

@@ -1,4 +1,4 @@
-"""Scoring against the likelihood of the whole sequence, on the real 4-bit model."""
+"""Scores compared with the likelihood of the whole sequence, on a real model in 4 bits."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def model_and_prompt(toy_base):
 
 @torch.no_grad()
 def sequence_likelihood(model, prompt, text: str) -> np.ndarray:
-    """log p(kind) the slow way: one forward pass over prompt and answer for each kind, no mask, no padding."""
+    """Compute log p(kind) the slow way: one forward pass over prompt and answer for each kind, no mask, no padding."""
     start = prompt.encode(text)
     scores = []
     for answer in prompt.answers.values():
@@ -38,18 +38,18 @@ def test_scores_are_the_likelihoods_of_whole_sequences(model_and_prompt):
     assert len(lengths) > 2, "the test needs answers of different lengths"
     probabilities, seconds = score(model, prompt, TEXTS, batch_size=3)
     assert probabilities.shape == (len(TEXTS), len(KINDS)) and seconds > 0
-    for text, found in zip(TEXTS, probabilities, strict=True):
-        np.testing.assert_allclose(np.log(found), sequence_likelihood(model, prompt, text), atol=1e-3)
+    for text, row in zip(TEXTS, probabilities, strict=True):
+        np.testing.assert_allclose(np.log(row), sequence_likelihood(model, prompt, text), atol=1e-3)
 
 
 def test_scores_with_examples_are_the_likelihoods_of_whole_sequences(model_and_prompt):
     model, prompt = model_and_prompt
-    shown = build_prompt(prompt.tokenizer, KINDS, 200, {"a": "the first"}, [("kettle", "know"), ("milk", "a")])
-    probabilities, _ = score(model, shown, TEXTS, batch_size=2)
-    for text, found in zip(TEXTS, probabilities, strict=True):
-        np.testing.assert_allclose(np.log(found), sequence_likelihood(model, shown, text), atol=1e-3)
+    few_shot = build_prompt(prompt.tokenizer, KINDS, 200, {"a": "the first"}, [("kettle", "know"), ("milk", "a")])
+    probabilities, _ = score(model, few_shot, TEXTS, batch_size=2)
+    for text, row in zip(TEXTS, probabilities, strict=True):
+        np.testing.assert_allclose(np.log(row), sequence_likelihood(model, few_shot, text), atol=1e-3)
     without, _ = score(model, prompt, TEXTS, batch_size=2)
-    assert np.abs(np.log(probabilities) - np.log(without)).max() > 1e-2, "examples change something"
+    assert np.abs(np.log(probabilities) - np.log(without)).max() > 1e-2, "examples change the scores"
 
 
 def test_scores_do_not_depend_on_batch_size_or_order(model_and_prompt):

@@ -107,14 +107,14 @@ def test_split_keeps_near_duplicates_together():
     assert set(joined["part"]) == {"train", "validation", "test"}
 
 
-def test_split_is_not_prevented_by_a_template_in_every_source():
+def test_template_that_links_every_source_leaves_no_part_empty():
     notes = notes_of(10, 6)
     chain = pd.DataFrame({"first": range(0, 54, 6), "second": range(6, 60, 6)})
     split = parts_of(notes, pairs=chain)
     assert {"train", "validation", "test"} <= set(split["part"])
     for first, second in chain.itertuples(index=False):
-        sides = {split["part"][first], split["part"][second]}
-        assert len(sides) == 1 or "set aside" in sides, "no near-duplicates on two sides"
+        parts = {split["part"][first], split["part"][second]}
+        assert len(parts) == 1 or "set aside" in parts, "no near-duplicates in two parts"
 
 
 def test_frozen_split_moves_no_note_when_notes_come_and_go():
@@ -124,7 +124,7 @@ def test_frozen_split_moves_no_note_when_notes_come_and_go():
     before = dict(parts_of(some)[["id", "part"]].values)
     grown = parts_of(everything, frozen_parts=before)
     assert {identity: part for identity, part in grown[["id", "part"]].values if identity in before} == before
-    assert grown.groupby("source")["part"].nunique().max() == 1, "a new note goes where its source is"
+    assert grown.groupby("source")["part"].nunique().max() == 1, "a new note joins its source"
     assert grown["part"].value_counts(normalize=True)["test"] == pytest.approx(0.2, abs=0.04)
     less = everything.drop(index=range(0, 240, 7)).reset_index(drop=True)
     after = dict(grown[["id", "part"]].values)
@@ -169,16 +169,17 @@ def test_raw_note_is_tested_and_its_new_tidied_copy_set_aside():
 
 
 def test_frozen_split_is_a_file_for_notes_shares_and_seed(tmp_path):
-    def memory(seed):
-        return FrozenSplit(tmp_path, tmp_path / "vault", SHARES, seed)
+    def frozen(seed=0, vault="vault", shares=SHARES):
+        return FrozenSplit(tmp_path, tmp_path / vault, shares, seed)
 
-    assert (memory(0).parts, memory(0).by_source) == ({}, None)
-    memory(0).add(pd.DataFrame({"id": ["a", "b", "c"], "part": ["train", "test", "set aside"]}), by_source=True)
-    memory(0).add(pd.DataFrame({"id": ["d"], "part": ["validation"]}), by_source=True)
-    assert memory(0).parts == {"a": "train", "b": "test", "d": "validation"} and memory(0).by_source
-    assert memory(1).parts == {}
-    memory(0).path.unlink()
-    assert memory(0).parts == {}, "deleting the file draws anew"
+    assert (frozen().parts, frozen().by_source) == ({}, None)
+    frozen().add(pd.DataFrame({"id": ["a", "b", "c"], "part": ["train", "test", "set aside"]}), by_source=True)
+    frozen().add(pd.DataFrame({"id": ["d"], "part": ["validation"]}), by_source=True)
+    assert frozen().parts == {"a": "train", "b": "test", "d": "validation"} and frozen().by_source
+    for other in (frozen(seed=1), frozen(vault="another"), frozen(shares=SHARES | {"test": 0.3})):
+        assert other.parts == {}
+    frozen().path.unlink()
+    assert frozen().parts == {}, "deleting the file draws anew"
 
 
 def test_split_by_note_stays_one_when_a_third_source_comes():
@@ -210,7 +211,7 @@ def test_source_is_the_same_in_any_case_and_spacing():
 
 
 def test_kind_without_a_note_for_train_is_named():
-    """Three sources of one kind each, of which the memory has one in test: that kind would not be in train."""
+    """Three sources of one kind each, of which one is frozen in test: that kind would not be in train."""
     notes = renumbered(*(notes_of(1, 10, kind).assign(source=kind) for kind in "abc"))
     with pytest.raises(UserError, match="found 3 of which no note of the kind b for train is left"):
         parts_of(notes, frozen_parts={"10": "test"})

@@ -1,4 +1,4 @@
-"""QLoRA on the real libraries: what is quantized, what learns, and from which tokens."""
+"""QLoRA on the real libraries: what is quantized, what is trained, and on which tokens."""
 
 import shutil
 from dataclasses import replace
@@ -81,12 +81,8 @@ def test_gradients_reach_every_lora_matrix_after_a_validation_pass(built):
     score(trainer.model, prompt, ["some note", "another one"], batch_size=2)
     trainer.model.train()
     trainer.compute_loss(trainer.model, batch_of(trainer)).backward()
-    without = [
-        name
-        for name, parameter in lora_parameters(trainer.model).items()
-        if parameter.grad is None or not parameter.grad.abs().sum() > 0
-    ]
-    assert not without
+    for name, parameter in lora_parameters(trainer.model).items():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -96,22 +92,22 @@ def test_loss_is_that_of_the_scored_kinds_plus_spelling(built, temperature):
     notes = run.read_part("validation")
     log_p = np.log(score(trainer.model, prompt, notes["text"].tolist(), 4)[0]) / temperature
     log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
-    given = [KINDS.index(kind) for kind in notes["kind"]]
-    expected = -log_p[range(len(notes)), given].mean()
+    columns = [KINDS.index(kind) for kind in notes["kind"]]
+    expected = -log_p[range(len(notes)), columns].mean()
     spelling = np.mean([spelling_loss(trainer.model, prompt, *note) for note in notes[["text", "kind"]].values])
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected + LABEL_LOSS_WEIGHT * spelling, rel=1e-4)
 
 
 def spelling_loss(model, prompt, text, kind):
-    """The usual loss, by transformers: the label's tokens one after the other, in nats a label."""
-    asked, answer = prompt.encode(text), prompt.answers[kind]
-    labels = torch.tensor([[-100] * len(asked) + answer])
+    """Compute the usual loss by transformers: the label's tokens one after the other, in nats a label."""
+    start, answer = prompt.encode(text), prompt.answers[kind]
+    labels = torch.tensor([[-100] * len(start) + answer])
     with torch.no_grad():
-        return model(input_ids=torch.tensor([asked + answer]), labels=labels).loss.item() * len(answer)
+        return model(input_ids=torch.tensor([start + answer]), labels=labels).loss.item() * len(answer)
 
 
 def test_micro_batch_does_not_change_the_loss(built, toy_base, tmp_path):
-    """20 notes in batches of 6 leave a last batch of 2; others are accumulated from micro-batches of 3."""
+    """20 notes in batches of 6 leave a last batch of 2; the others are accumulated from micro-batches of 3."""
     _, prompt, run = built
 
     def losses(micro_batch, effective_batch):
@@ -123,24 +119,27 @@ def test_micro_batch_does_not_change_the_loss(built, toy_base, tmp_path):
     np.testing.assert_allclose(losses(3, 6), losses(6, 6), rtol=1e-3)
 
 
-def test_gradient_checkpointing_gives_the_same_loss_and_gradients(built):
+def test_gradient_checkpointing_computes_a_block_twice_and_gives_the_same_loss_and_gradients(built):
     trainer, _, _ = built
-    batch = batch_of(trainer)
+    batch, passes = batch_of(trainer), []
+    trainer.model.base_model.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
 
-    def gradients():
+    def loss_and_gradients():
+        passes.clear()
         trainer.model.zero_grad()
         trainer.model.train()
         torch.manual_seed(0)  # of the dropout
-        trainer.compute_loss(trainer.model, dict(batch)).backward()
-        return {name: parameter.grad.clone() for name, parameter in lora_parameters(trainer.model).items()}
+        loss = trainer.compute_loss(trainer.model, dict(batch))
+        loss.backward()
+        gradients = {name: parameter.grad.clone() for name, parameter in lora_parameters(trainer.model).items()}
+        return len(passes), {"loss": loss.detach()} | gradients
 
-    plain = gradients()
-    trainer.model.enable_input_require_grads()
-    trainer.model.gradient_checkpointing_enable()
-    recomputed = gradients()
-    assert any(gradient.abs().sum() > 0 for gradient in plain.values())
-    for name, gradient in plain.items():
-        torch.testing.assert_close(recomputed[name], gradient)
+    once, plain = loss_and_gradients()
+    trainer.checkpoint_activations()
+    twice, recomputed = loss_and_gradients()
+    assert (once, twice) == (1, 2)
+    assert any(tensor.abs().sum() > 0 for name, tensor in plain.items() if name != "loss")
+    torch.testing.assert_close(recomputed, plain)
 
 
 def test_model_that_overflows_ends_scoring_and_training(built):
@@ -168,7 +167,7 @@ def test_training_learns_and_its_saved_adapter_gives_the_same_probabilities(buil
 
 
 def test_same_seed_gives_the_same_predictions_and_another_seed_others(built, toy_base, tmp_path):
-    """Identical predictions, twice: same parameters, data and machine."""
+    """Two trainings on one machine, with the same parameters and data, predict identical probabilities."""
     _, prompt, run = built
     texts = run.read_part("test")["text"].tolist()
 
@@ -196,7 +195,7 @@ def test_adapter_that_differs_from_the_trained_model_is_refused(built, toy_base,
 
 
 def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, built, tmp_path):
-    """As on a card: the Trainer leaves the model it has trained in autocast, a loaded one is in none by itself."""
+    """As on a card: the Trainer leaves the model that it has trained in autocast, in which a loaded one is not."""
     _, prompt, run = built
     recipe = replace(TOY_RECIPE, learning_rate=3e-2, epochs=3.0)
     trainer = prepare_trainer(toy_base, prompt, SIXTEEN_BITS, recipe, *parts_of(run), tmp_path / "t")
@@ -230,15 +229,14 @@ def test_spent_budget_ends_training_with_a_validated_adapter(built):
 
 def test_measure_changes_no_weight_and_no_random_number(built):
     trainer, _, _ = built
-    before = {name: weight.clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    before = {name: weight.detach().clone() for name, weight in lora_parameters(trainer.model).items()}
     state = torch.get_rng_state()
     step, forward = measure(trainer)
     for pace in (step, forward):
         assert pace.batch >= 0 and pace.token >= 0 and pace.seconds(1, 100) > 0
     assert torch.equal(torch.get_rng_state(), state)
-    for name, weight in trainer.model.named_parameters():
-        if weight.requires_grad:
-            assert weight.grad is None and torch.equal(weight, before[name])
+    for name, weight in lora_parameters(trainer.model).items():
+        assert weight.grad is None and torch.equal(weight, before[name])
     assert workload_of(trainer).longest >= 4 * max(len(row["input_ids"]) for row in trainer.train_dataset)
 
 
@@ -257,7 +255,7 @@ def test_number_formats_that_fail_on_a_turing_card_are_refused_before_the_first_
 
 @pytest.fixture
 def wide_base(toy_base, tmp_path):
-    """A base whose activations fit into float32 and not into float16."""
+    """A base whose activations fit into float32, but not into float16."""
     folder = shutil.copytree(toy_base, tmp_path / "wide")
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"] * 1e6
@@ -265,7 +263,7 @@ def wide_base(toy_base, tmp_path):
     return folder
 
 
-NARROW = Precision("cpu", torch.float16, bf16=False, fp16=False, why="to see what overflows")
+NARROW = Precision("cpu", torch.float16, bf16=False, fp16=False, why="so that activations overflow")
 
 
 def test_training_falls_back_to_float32_where_probe_steps_are_not_finite(wide_base, built, tmp_path, capsys):
@@ -293,7 +291,7 @@ def test_base_that_is_not_finite_in_float32_is_refused(toy_base, built, tmp_path
         prepare_trainer(folder, prompt, choose_precision(), TOY_RECIPE, *parts_of(run), tmp_path / "t")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a card can do more")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card has more formats")
 def test_number_format_that_the_device_lacks_is_refused():
     assert choose_precision("fp32") == choose_precision("auto")
     with pytest.raises(UserError, match="precision: expected auto or fp32 on a CPU, found bf16"):
@@ -304,7 +302,7 @@ def test_number_format_that_the_device_lacks_is_refused():
     ("capability", "choice"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((8, 9), "bf16"), ((12, 0), "bf16")]
 )
 def test_precision_follows_from_the_compute_capability(monkeypatch, capability, choice):
-    """No such card is here: what the driver would say is put in its place."""
+    """What a driver would say stands in for cards that are not here."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")

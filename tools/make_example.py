@@ -24,7 +24,10 @@ def main() -> int:
 
 def draw_accuracies(run: Path, file: Path) -> None:
     """Draw the accuracy of every arm of a run."""
-    import matplotlib.pyplot as plt  # only now: `cli.main` prepares the process before libraries are imported
+    import matplotlib  # only now: `cli.main` prepares the process before libraries are imported
+
+    matplotlib.use("svg")  # without a window
+    import matplotlib.pyplot as plt
 
     from onelap.machine.store import read_json
     from onelap.verdict import figures

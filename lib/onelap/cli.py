@@ -52,15 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if traceback:
             raise
-        return _complain(f"{_describe(error)} (--traceback shows where)", 1)
+        name = "" if isinstance(error, NotebookFailed) else f"{type(error).__name__}: "
+        return _complain(f"{name}{error} (--traceback shows where)", 1)
     return 0
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line, or answer the shell's request for completions and exit. Raises UserError."""
-    parser = _parser()
-    argcomplete.autocomplete(parser)
-    return parser.parse_args(arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,7 +62,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or answer the shell's request for completions and exit. Raises UserError."""
     parser = _Parser(
         prog="onelap",
         description="Train a small local model to sort your notes into kinds, and measure whether that has helped. "
@@ -78,46 +73,45 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where in the code an unexpected error occurred")
     subparsers, folder = parser.add_subparsers(required=True, metavar="COMMAND"), {"type": Path, "metavar": "DIR"}
 
-    def add(function, summary: str, example: str) -> argparse.ArgumentParser:
-        texts = {"help": summary, "description": f"{summary[0].upper()}{summary[1:]}.", "epilog": f"example: {example}"}
+    def add(function, example: str) -> argparse.ArgumentParser:
+        summary = (function.__doc__ or "").partition("\n")[0]  # `python -OO` has none
+        help_line = summary[:1].lower() + summary[1:].removesuffix(".")
+        texts = {"help": help_line, "description": summary, "epilog": f"example: {example}"}
         command = subparsers.add_parser(function.__name__, **texts)
         command.set_defaults(command=function)
         return command
 
-    summary = "run the five notebooks, from your notes to a comparison"
-    command = add(commands.run, summary, "onelap run params/one_lap.yaml -p notes_path=~/vault")
+    command = add(commands.run, "onelap run params/one_lap.yaml -p notes_path=~/vault")
     _add_parameters(command, nargs="?")
     _add_run(command, "--resume", "continue this run, given by its folder or name, where it stopped")
     restarted = "with --resume: start a new run with the parameters of the old one, which stays as it is"
     command.add_argument("--force-new", action="store_true", help=restarted)
     command.add_argument("--run", **folder, help="folder of the new run (default: one in outputs/)")
 
-    command = add(commands.plan, "predict memory and hours before anything is trained", "onelap plan params/full.yaml")
+    command = add(commands.plan, "onelap plan params/full.yaml")
     _add_parameters(command)
     command.add_argument("--all", action="store_true", help="only print each parameter with meaning, value and origin")
 
-    command = add(commands.doctor, "check this machine for what would stop a lap, and name the fix", "onelap doctor")
+    command = add(commands.doctor, "onelap doctor")
     command.add_argument("--json", action="store_true", help="print the checks as JSON")
 
-    summary = "download the base model; the only command that uses the network"
-    _add_parameters(add(commands.fetch, summary, "onelap fetch params/one_lap.yaml"))
+    _add_parameters(add(commands.fetch, "onelap fetch params/one_lap.yaml"))
 
-    command = add(commands.runs, "list all runs, or show what differs between two", "onelap runs RUN_A RUN_B")
+    command = add(commands.runs, "onelap runs RUN_A RUN_B")
     _add_run(command, "run", "two runs to compare, by their folders or names (default: list all runs)", nargs="*")
     command.add_argument("--outputs", **folder, default=PROJECT / "outputs", help="folder of runs (default: outputs/)")
 
-    command = add(commands.report, "write a run as one HTML file, for reading", "onelap report RUN")
-    _add_run(command, "run", "the run, by its folder or its name in outputs/")
+    command = add(commands.report, "onelap report RUN")
+    _add_run(command, "run")
     command.add_argument("--out", type=Path, metavar="FILE", help="HTML file (default: report.html in the run folder)")
 
-    summary = "label notes in the terminal, one key a note, the most useful note first"
-    command = add(commands.label, summary, "onelap label ~/vault")
+    command = add(commands.label, "onelap label ~/vault")
     notes = "folder, .jsonl or .csv file of notes; the labels are stored beside it, never in it"
     command.add_argument("notes", metavar="PATH", help=notes)
     command.add_argument("--review", action="store_true", help="show notes whose kind looks wrong, the worst first")
     _add_overrides(command)
 
-    command = add(commands.sort, "print the kind of each new note", "onelap sort inbox/ --format table")
+    command = add(commands.sort, "onelap sort inbox/ --format table")
     paths = "file or folder of notes; - reads one JSON object a line from standard input and answers each at once"
     command.add_argument("path", nargs="+", metavar="PATH", help=paths)
     _add_run(command, "--run", "run whose model sorts (default: the newest finished one whose verdict is not worse)")
@@ -125,11 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     sure = "probability from which an answer counts as sure, 0 to 1 (default: the run's own threshold)"
     command.add_argument("--min-confidence", type=float, metavar="P", help=sure)
 
-    summary = "write a run's model as a folder that other programs load"
-    command = add(commands.export, summary, "onelap export RUN ~/models/my-notes")
-    _add_run(command, "run", "the run, by its folder or its name in outputs/")
+    command = add(commands.export, "onelap export RUN ~/models/my-notes")
+    _add_run(command, "run")
     command.add_argument("folder", **folder, help="folder to write: a new or an empty one")
-    return parser
+    argcomplete.autocomplete(parser)
+    return parser.parse_args(arguments)
 
 
 def _add_parameters(command: argparse.ArgumentParser, **options) -> None:
@@ -141,23 +135,18 @@ def _add_parameters(command: argparse.ArgumentParser, **options) -> None:
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:
     repeated = {"dest": "parameter", "action": "append", "default": [], "metavar": "name=value"}
-    argument = command.add_argument("-p", **repeated, help="set one parameter; may be repeated")
-    argument.completer = _parameter_names
+    command.add_argument("-p", **repeated, help="set one parameter; may be repeated").completer = _parameter_names
 
 
 def _parameter_names(**_) -> list[str]:
     """Read from the file that holds every parameter: quicker than from the notebooks, and a shell waits for it."""
-    parameters = yaml.safe_load((PROJECT / "params" / "embedded.yaml").read_text(encoding="utf-8"))
-    return [f"{name}=" for name in parameters]
+    return [f"{name}=" for name in yaml.safe_load((PROJECT / "params/embedded.yaml").read_text(encoding="utf-8"))]
 
 
-def _add_run(command: argparse.ArgumentParser, name: str, meaning: str, **options) -> None:
+def _add_run(command: argparse.ArgumentParser, name: str, meaning: str = "", **options) -> None:
+    meaning = meaning or "the run, by its folder or its name in outputs/"
     argument = command.add_argument(name, metavar="RUN", help=meaning, **options)
     argument.completer = lambda **_: [path.parent.name for path in (PROJECT / "outputs").glob("*/run.json")]
-
-
-def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, NotebookFailed) else f"{type(error).__name__}: {error}"
 
 
 def _complain(message: object, status: int) -> int:

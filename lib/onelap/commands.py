@@ -1,7 +1,12 @@
-"""The functions behind the commands. Each imports what it needs, so that `--help` and completion do not wait."""
+"""The commands; `--help` prints their docstrings. Each imports what it needs, so that help and completion do not wait."""
 
 import argparse
+import json
 import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from io import BufferedReader, FileIO
+from pathlib import Path
 
 from onelap import PROJECT, UserError, find_path
 
@@ -9,15 +14,14 @@ READ_AHEAD = 2  # forward passes: so many notes are read and ordered by length b
 
 
 def run(options: argparse.Namespace) -> None:
-    """`onelap run`: execute the five notebooks, or those that a run still lacks."""
+    """Run the five notebooks, from your notes to a comparison."""
     from onelap.lap.history import find_run
-    from onelap.lap.parameters import read_parameters
     from onelap.lap.resume import check_unchanged, reopen
     from onelap.lap.run import Run
     from onelap.lap.runner import resolve_inputs, run_lap
     from onelap.machine.store import read_json
 
-    old = find_run(options.resume, PROJECT / "outputs") if options.resume else None
+    old = find_run(options.resume) if options.resume else None
     if old is None and (options.params is None or options.force_new):
         raise UserError("expected PARAMS.yaml or --resume RUN (--force-new needs --resume); see onelap run --help")
     if old and options.run and not options.force_new:
@@ -25,16 +29,12 @@ def run(options: argparse.Namespace) -> None:
     params = find_path(options.params) if options.params else None
     if old and not old.parameters:
         raise UserError(f"{old.params_path}: expected the parameters of this run, found none")
-    parameters, problems = read_parameters(params or old.parameters, options.parameter)
-    problems += resolve_inputs(parameters)
-    _refuse(problems, options)
-    if old is None or options.force_new:
-        lap = Run.create(params.name if params else old.record["params"], parameters, options.run)
-    else:
-        lap = old
+    parameters = _parameters(options, params or old.parameters, resolve_inputs)
+    new = old is None or options.force_new
+    lap = Run.create(params.name if params else old.record["params"], parameters, options.run) if new else old
     print(f"run folder: {lap.path}", flush=True)
     with lap.locked():
-        if lap is old:
+        if not new:
             check_unchanged(old, parameters)
             reopen(old)
         run_lap(lap, parameters)
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def runs(options: argparse.Namespace) -> None:
-    """`onelap runs`: list all runs, newest first, or show what differs between two."""
+    """List all runs, or show what differs between two."""
     if options.run:
         return _two_runs(options)
     import pandas as pd
@@ -74,10 +74,10 @@ def _two_runs(options: argparse.Namespace) -> None:
 
 
 def fetch(options: argparse.Namespace) -> None:
-    """`onelap fetch`: download the base model that a parameter file names."""
+    """Download the base model; the only command that uses the network."""
     from onelap.machine import hub
 
-    name = _parameters(options)["base_model"]
+    name = _parameters(options, find_path(options.params))["base_model"]
     if find_path(name).exists():
         return print(f"{name} is a folder on this machine; there is nothing to download")
     print(f"downloading {name}{hub.download_size(name)}", file=sys.stderr, flush=True)
@@ -85,12 +85,13 @@ def fetch(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """`onelap plan`: predict memory and hours of a training, and measure them too where the base is on this machine."""
+    """Predict memory and hours before anything is trained."""
     from onelap.lap.parameters import explain_parameters
 
-    parameters = _parameters(options)
+    file = find_path(options.params)
+    parameters = _parameters(options, file)
     if options.all:
-        return print(*explain_parameters(parameters, find_path(options.params), options.parameter), sep="\n")
+        return print(*explain_parameters(parameters, file, options.parameter), sep="\n")
     from onelap.arms.base import is_downloaded
     from onelap.machine.precision import choose_precision
     from onelap.qlora.plan import forecast, rehearse
@@ -102,8 +103,8 @@ def plan(options: argparse.Namespace) -> None:
     for part, size in (parts | {"in total": sum(parts.values())}).items():
         print(f"    {part:30} {size:6.2f} GB")
     print(f"    {'available':30} {expected.memory_gb:6.2f} GB {expected.machine}")
-    budget, teraflops = parameters["time_budget_hours"], expected.rate / 1e12
-    print(f"    {'training':30} {hours:6.2f} hours of {budget:g}, at {teraflops:.2g} TFLOP/s")
+    budget = f"{parameters['time_budget_hours']:g}, at {expected.rate / 1e12:.2g} TFLOP/s"
+    print(f"    {'training':30} {hours:6.2f} hours of {budget}")
     if expected.here and is_downloaded(parameters["base_model"]):
         hours, peak = rehearse(parameters, precision)
         print(f"    {'some real steps say':30} {hours:6.2f} hours, {peak:.2f} GB at the peak")
@@ -117,10 +118,7 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def doctor(options: argparse.Namespace) -> None:
-    """`onelap doctor`: check this machine for what would stop a lap, and name the fix."""
-    import json
-    from dataclasses import asdict
-
+    """Check this machine for what would stop a lap, and name the fix."""
     from onelap.lap.doctor import FAILURE, examine
 
     checks = examine()
@@ -136,17 +134,15 @@ def doctor(options: argparse.Namespace) -> None:
 
 
 def label(options: argparse.Namespace) -> None:
-    """`onelap label`: show notes in the terminal, one by one, and store the labels."""
+    """Label notes in the terminal, one key a note, the most useful note first."""
     from onelap.daily.label import Labelling, most_suspicious_first, most_useful_first, walk
-    from onelap.lap.parameters import read_parameters
     from onelap.notes.fields import FIELD_PARAMETERS, Fields
     from onelap.notes.labels import labels_path, read_labels
     from onelap.notes.read import locate_notes, read_all
 
     if not sys.stdin.isatty():
         raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
-    parameters, problems = read_parameters(None, options.parameter)
-    _refuse(problems, options)
+    parameters = _parameters(options, None)
     path, fields = locate_notes(options.notes), Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
     reading = read_all(path, fields)
     if options.review:
@@ -161,10 +157,7 @@ def label(options: argparse.Namespace) -> None:
 
 
 def sort(options: argparse.Namespace) -> None:
-    """`onelap sort`: print the kind of each note on standard output, and everything else on standard error."""
-    from contextlib import redirect_stdout
-    from io import BufferedReader, FileIO
-
+    """Print the kind of each new note."""
     from onelap.daily.answers import FORMATS, Tally
     from onelap.daily.inbox import STANDARD_INPUT, Inbox, batches
     from onelap.daily.sort import Sorter
@@ -175,8 +168,7 @@ def sort(options: argparse.Namespace) -> None:
     # Not sys.stdin: at the end Python would close it, though a thread may still wait for a line.
     stream = BufferedReader(FileIO(0, closefd=False)) if STANDARD_INPUT in options.path else None
     inbox = Inbox(options.path, stream)
-    outputs = PROJECT / "outputs"
-    lap = find_run(options.run, outputs) if options.run else newest_good_run(outputs)
+    lap = find_run(options.run) if options.run else newest_good_run(PROJECT / "outputs")
     print(f"sorting with {lap.path}", file=sys.stderr, flush=True)
     with redirect_stdout(sys.stderr):  # what libraries print must not mix with the answers
         sorter = Sorter.load(lap, options.min_confidence)
@@ -196,11 +188,11 @@ def sort(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """`onelap report`: write a run as one HTML file."""
+    """Write a run as one HTML file, for reading."""
     from onelap.lap.history import find_run
     from onelap.lap.report import write_report
 
-    lap = find_run(options.run, PROJECT / "outputs")
+    lap = find_run(options.run)
     file = (options.out or lap.path / "report.html").expanduser().absolute()
     try:
         write_report(lap, file)
@@ -210,31 +202,26 @@ def report(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """`onelap export`: merge the adapter into its base, score the result again, and add a model card."""
+    """Write a run's model as a folder that other programs load."""
     from onelap.daily.export import export
     from onelap.lap.history import find_run
     from onelap.verdict.sentences import points_with_interval
 
-    lap, folder = find_run(options.run, PROJECT / "outputs"), options.folder.expanduser().absolute()
+    lap, folder = find_run(options.run), options.folder.expanduser().absolute()
     check = export(lap, folder)
     answers, points = f"{check['changed']} of {check['n']} answers", points_with_interval(check["difference"])
     print(folder)
     print(f"{answers} differ from the adapter's ({points}); the verdict is the same")
 
 
-def _parameters(options: argparse.Namespace) -> dict:
+def _parameters(options: argparse.Namespace, source: Path | dict | None, check=lambda parameters: []) -> dict:
+    """Resolve parameters. Raises one UserError for all problems, those of `check` too, with the command to fetch a base."""
     from onelap.lap.parameters import read_parameters
 
-    params = find_path(options.params)
-    parameters, problems = read_parameters(params, options.parameter)
-    _refuse(problems, options)
-    return parameters
-
-
-def _refuse(problems: list[str], options: argparse.Namespace) -> None:
-    """Raise all problems as one UserError, with the command to fetch a base that is missing."""
-    if problems:
+    parameters, problems = read_parameters(source, options.parameter)
+    if problems := [*problems, *check(parameters)]:
         params = getattr(options, "params", None)
         fetched = " ".join([str(params), *(f"-p {one}" for one in options.parameter if one.startswith("base_model="))])
         message = "; ".join(problems).replace("PARAMS.yaml", fetched if params else "PARAMS.yaml")
         raise UserError((f"{params.name}: " if params else "") + message)
+    return parameters

@@ -35,9 +35,9 @@ def as_csv(out: TextIO, kinds: list[str]) -> Writer:
     rows.writerow(["path", "id", "kind", "confidence", "sure", "error", *kinds])
 
     def write(item: "Item", answer: "Answer") -> None:
-        note = [item.where.get("path", ""), item.where.get("id", "")]
-        result = [answer.kind or "", answer.confidence, str(answer.sure).lower(), item.error]
-        rows.writerow([*note, *result, *(answer.probabilities.get(kind, "") for kind in kinds)])
+        note = [item.where.get("path"), item.where.get("id"), answer.kind]
+        result = [answer.confidence, str(answer.sure).lower(), item.error]
+        rows.writerow([*note, *result, *map(answer.probabilities.get, kinds)])
 
     return write
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from onelap import UserError
 from onelap.arms.base import load_adapter, load_base
@@ -32,14 +33,13 @@ from onelap.verdict.sentences import percent
 def export(run: Run, folder: Path) -> dict:
     """Write the merged model with its prompt, kinds, temperature, thresholds and model card into a new folder.
 
-    The model is loaded again from that folder and scored on the test notes; returns what `check_verdict` returns.
-    Raises UserError where the folder is not empty, and RuntimeError, leaving no folder, where the run's verdict would
-    change.
+    The model is loaded again from there and scored on the test notes; returns what `check_verdict` returns. Raises
+    UserError where the folder is not empty, and RuntimeError, leaving no folder, where the run's verdict would change.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: expected a new or an empty folder, found something in it; name another one")
     classifier = Classifier.of(run)
-    prompt, calibration = classifier.prompt, classifier.calibration
+    prompt, calibration, precision = classifier.prompt, classifier.calibration, classifier.precision
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         workplace = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
@@ -52,7 +52,9 @@ def export(run: Run, folder: Path) -> dict:
         prompt.tokenizer.save_pretrained(merged)
         write_json(merged / "classifier.json", describe_classifier(prompt, calibration))
         test = run.read_part("test")
-        model = load_merged(merged, classifier.precision)
+        cap_memory(precision.device)  # layers that do not fit the GPU stay in system memory
+        options = {"dtype": precision.compute, "device_map": "cpu" if precision.device == "cpu" else "auto"}
+        model = AutoModelForCausalLM.from_pretrained(merged, trust_remote_code=False, **options).eval()
         probabilities, seconds = score(model, prompt, test["text"].tolist(), classifier.score_batch)
         del model  # Windows moves no file that is open
         predictions = predictions_table(test, calibration.apply(probabilities), list(prompt.answers), seconds)
@@ -66,24 +68,12 @@ def export(run: Run, folder: Path) -> dict:
 
 def merge(base: Path, adapter: Path, folder: Path) -> None:
     """Save NF4 weights, unpacked, and an adapter as one model in 16 bits; on the CPU, which has more memory."""
-    from transformers import AutoConfig
-
     stored = AutoConfig.from_pretrained(base, trust_remote_code=False).dtype
     # bfloat16 holds any weight of a float32 model, float16 does not.
     dtype = stored if stored in (torch.float16, torch.bfloat16) else torch.bfloat16
     model = load_base(base, Precision("cpu", dtype, bf16=False, fp16=False, why="as it will be stored"))
     model = load_adapter(model.dequantize(dtype), adapter).merge_and_unload(safe_merge=True)
     model.save_pretrained(folder)
-
-
-def load_merged(folder: Path, precision: Precision):
-    """Load the model that `merge` has saved; layers that do not fit the GPU stay in system memory."""
-    from transformers import AutoModelForCausalLM
-
-    cap_memory(precision.device)
-    device_map = "cpu" if precision.device == "cpu" else "auto"
-    options = {"dtype": precision.compute, "device_map": device_map, "trust_remote_code": False}
-    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
 
 def describe_classifier(prompt: Prompt, calibration: Calibration) -> dict:
@@ -110,8 +100,7 @@ def check_verdict(run: Run, predictions: pd.DataFrame, clusters: pd.Series) -> d
     `accuracy`. Raises RuntimeError where the run's verdict would change.
     """
     comparison = read_json(run.comparison_path)
-    adapter, _ = run.read_arm(TUNED)
-    before, _ = run.read_arm(comparison["before"])
+    (adapter, _), (before, _) = run.read_arm(TUNED), run.read_arm(comparison["before"])
     verdict = compare(comparison["before"], before, "export", predictions, clusters)["verdict"]
     accuracy = float(is_right(predictions).mean())
     if verdict != comparison["verdict"]:

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -45,8 +46,7 @@ class Inbox:
         if missing:
             raise UserError(f"no such file or folder: {', '.join(missing)}")
         self.paths, self.stream = paths, stream
-        self.skipped: Counter[str] = Counter()
-        """Files below the folders that are not notes, by reason."""
+        self.skipped: Counter[str] = Counter()  # files below the folders that are not notes, by reason
 
     def items(self, fields: Fields) -> Iterator[Item]:
         """Yield one item after the other, as they are read."""
@@ -68,9 +68,8 @@ def _exists(path: str) -> bool:
 
 def _lines(stream: BinaryIO, fields: Fields) -> Iterator[Note | Skip]:
     """Yield something for each line, whatever is in it: the program that wrote it waits for an answer."""
-    number, hint = 0, f'; expected {{"id": "1", "{fields.text}": "a note"}} on one line'
-    while line := stream.readline(MAX_LINE):
-        number += 1
+    hint = f'; expected {{"id": "1", "{fields.text}": "a note"}} on one line'
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), start=1):
         if len(line) == MAX_LINE and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
                 line = stream.readline(MAX_LINE)
@@ -84,38 +83,32 @@ def _lines(stream: BinaryIO, fields: Fields) -> Iterator[Note | Skip]:
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield what has arrived meanwhile, at most `size` items at once; a single one where they come slowly.
-
-    A thread reads ahead, no further than one batch.
-    """
-    arrived: queue.Queue = queue.Queue(size)
-    problems = []
+    """Yield what has arrived meanwhile, from 1 to `size` items at once; a thread reads ahead, at most one batch."""
+    arrived: queue.Queue[Item | Exception | None] = queue.Queue(size)
 
     def read() -> None:
         try:
             for item in items:
                 arrived.put(item)
+            arrived.put(None)
         except Exception as error:  # raised below, where it can be handled
-            problems.append(error)
-        arrived.put(None)
+            arrived.put(error)
 
     threading.Thread(target=read, daemon=True).start()
     batch = []
-    while item := _next(arrived):
+    while isinstance(item := _next(arrived), Item):
         batch.append(item)
         if len(batch) == size or arrived.empty():
             yield batch
             batch = []
     if batch:
         yield batch
-    if problems:
-        raise problems[0]
+    if item:
+        raise item
 
 
-def _next(arrived: queue.Queue) -> Item | None:
+def _next(arrived: queue.Queue) -> Item | Exception | None:
     """Wait in small portions: on Windows Ctrl-C does not reach a thread that waits without a limit."""
     while True:
-        try:
+        with suppress(queue.Empty):
             return arrived.get(timeout=0.5)
-        except queue.Empty:
-            continue

@@ -1,7 +1,4 @@
-"""Labelling notes in the terminal, one key a note, the most useful note first.
-
-Labels are stored in a small file beside the notes (`notes.labels.labels_path`), never in the notes.
-"""
+"""Labelling notes in the terminal, one key a note; labels are stored in a file beside the notes, never in them."""
 
 import json
 from pathlib import Path
@@ -22,6 +19,7 @@ from onelap.machine.store import write_text
 from onelap.notes.labels import labels_path
 
 KIND_KEYS = "1234567890ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # lower-case letters are the other commands
+WORD = r"\w\w"  # from emoji and single letters alone no model can be made
 REVIEW_FOLDS = 20  # more folds find more wrong kinds: each note's model is trained on nearly all others
 
 
@@ -33,7 +31,7 @@ def most_useful_first(unlabelled: pd.DataFrame, labelled: pd.DataFrame) -> pd.Da
     similarity to the nearest labelled note. Unsure: the margin between the two likeliest kinds (Settles 2009, Active
     Learning Literature Survey, section 3.1).
     """
-    if labelled["kind"].nunique() < 2 or unlabelled.empty or not _has_words(labelled):
+    if labelled["kind"].nunique() < 2 or unlabelled.empty or not labelled["text"].str.contains(WORD).any():
         return unlabelled.assign(suggestion="", confidence=np.nan)
     model = tfidf_model().fit(labelled["text"], labelled["kind"])
     vectors = model[:-1].transform(unlabelled["text"])
@@ -56,7 +54,7 @@ def most_suspicious_first(notes: pd.DataFrame) -> pd.DataFrame:
     """
     counts = notes["kind"].value_counts()
     notes = notes[notes["kind"].map(counts) > 1]  # a kind of one note cannot be predicted from other notes
-    if notes["kind"].nunique() < 2 or not _has_words(notes):
+    if notes["kind"].nunique() < 2 or not notes["text"].str.contains(WORD).any():
         raise UserError("to review kinds, expected two kinds or more with two notes of each; label more notes first")
     model = RidgeClassifier(alpha=1.0, class_weight="balanced", fit_intercept=False)
     vectors = tfidf_features(min_notes=2).fit_transform(notes["text"])
@@ -71,19 +69,13 @@ def most_suspicious_first(notes: pd.DataFrame) -> pd.DataFrame:
     return suspicious.iloc[np.argsort(margin, kind="stable")[: (margin < 0).sum()]]
 
 
-def _has_words(notes: pd.DataFrame) -> bool:
-    """Tell whether there is a word: from emoji and single letters alone no model can be made."""
-    return notes["text"].str.contains(r"\w\w").any()
-
-
 class Labelling:
     """A walk through notes. Each label is stored at once, so that quitting loses nothing."""
 
     def __init__(self, queue: pd.DataFrame, notes_path: Path):
         self.queue = queue.to_dict(orient="records")
         self.file = labels_path(notes_path)
-        self.steps: list[bool] = []
-        """For each note that is done: True for a labelled one, False for a skipped one."""
+        self.steps: list[bool] = []  # for each note that is done: True for a labelled one, False for a skipped one
 
     @property
     def note(self) -> dict | None:
@@ -136,7 +128,6 @@ def walk(labelling: Labelling, kinds: list[str]) -> None:
             application.exit()
         else:
             text.text = labelling.note["text"]
-            text.buffer.cursor_position = 0
 
     def bind(key: str, action) -> None:
         @keys.add(key, eager=True)

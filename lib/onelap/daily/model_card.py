@@ -30,6 +30,7 @@ def write_model_card(run: Run, check: dict, base: Path) -> str:
         loader=FileSystemLoader(TEMPLATES), trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
     return templates.get_template("model_card.md").render(
+        vars(sentences),  # how numbers are written
         header=header.to_yaml(),
         kinds=manifest["kinds"],
         base=base.name if on_this_machine else scoring["base_model"],
@@ -40,9 +41,4 @@ def write_model_card(run: Run, check: dict, base: Path) -> str:
         sources=len({source for part in manifest["sources"].values() for source in part if source}),
         scoring=scoring,
         versions=[f"{package} {run.record['versions'][package]}" for package in MADE_WITH],
-        name_of=sentences.name_of,
-        percent=sentences.percent,
-        hundredths=sentences.hundredths,
-        with_interval=sentences.with_interval,
-        points_with_interval=sentences.points_with_interval,
     )

@@ -85,8 +85,7 @@ class Sorter:
 
     def __init__(self, scorer: Scorer, calibration: Calibration, fields: Fields, threshold: float | None):
         self.scorer, self.calibration, self.fields = scorer, calibration, fields
-        self.threshold = threshold
-        """Confidence from which an answer is sure; with None no answer is."""
+        self.threshold = threshold  # the confidence from which an answer is sure; with None no answer is
 
     @classmethod
     def load(cls, run: Run | str | Path, min_confidence: float | None = None) -> "Sorter":
@@ -115,13 +114,9 @@ class Sorter:
 
     def answer(self, texts: Sequence[str]) -> list[Answer]:
         """Answer each text of the notes' reader (`notes.read`), in order; an empty one gets `NO_ANSWER`."""
-        scored = [index for index, text in enumerate(texts) if text]
-        answers = [NO_ANSWER] * len(texts)
-        if scored:
-            probabilities = self.calibration.apply(self._probabilities([texts[index] for index in scored]))
-            for index, row in zip(scored, probabilities, strict=True):
-                answers[index] = self._answer(row)
-        return answers
+        scored = [text for text in texts if text]
+        rows = iter(self.calibration.apply(self._probabilities(scored)) if scored else [])
+        return [self._answer(next(rows)) if text else NO_ANSWER for text in texts]
 
     def _probabilities(self, texts: list[str]) -> np.ndarray:
         """(texts, kinds); NaN for a text that makes the model overflow, and for no other."""

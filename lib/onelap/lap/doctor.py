@@ -47,6 +47,7 @@ def examine() -> list[Check]:
     """Run all checks, in the order in which a lap would meet the traps."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pins, gpus = dict(pin.split("==") for pin in project["dependencies"]), list_gpus()
+    free_gb = psutil.virtual_memory().available / 1e9
     return [
         check_python(),
         check_libraries(pins, _installed(pins)),
@@ -55,7 +56,7 @@ def examine() -> list[Check]:
         *check_torch(gpus, f"torch=={pins['torch']}"),
         check_quantization(f"bitsandbytes=={pins['bitsandbytes']}"),
         *([check_vram(gpus[0], users_of_vram()), check_spill(sys.platform, platform.release())] if gpus else []),
-        check_ram(psutil.virtual_memory().available / 1e9),
+        check_room("ram", free_gb, f"{free_gb:.1f} GB available", RAM_LIMITS, "close other programs"),
         check_disk(PROJECT / "outputs"),
         *check_bases(),
     ]
@@ -136,10 +137,7 @@ def check_torch(gpus: list[Gpu], pin: str) -> list[Check]:
 
 
 def check_build(gpus: list[Gpu], pin: str, cuda: str | None, available: bool) -> Check:
-    """Check that torch's build, the driver and the GPU go together.
-
-    `cuda` is the version that torch was built with, None for a CPU build; `available` tells whether torch sees a GPU.
-    """
+    """Check build, driver and GPU: torch is built for the version `cuda` (None: CPU), and sees a GPU if `available`."""
     if not gpus and not available:
         return Check("card", FINE, "no NVIDIA card: laps run on the CPU, which suits the embedded base only")
     name, driver = (gpus[0].name, gpus[0].driver) if gpus else ("CUDA device", "unknown")
@@ -181,7 +179,7 @@ def check_vram(gpu: Gpu, users: list[str]) -> Check:
     """Check the free memory of the GPU, and list the programs that use it."""
     summary = f"{gpu.free_gb:.1f} of {gpu.memory_gb:.1f} GB free" + (f"; used by {', '.join(users)}" if users else "")
     limits = [((1 - VRAM_SHARE_IN_USE) * gpu.memory_gb, WARNING, "")]
-    return _check_room("vram", gpu.free_gb, summary, limits, "close what uses the card, browsers and games too")
+    return check_room("vram", gpu.free_gb, summary, limits, "close what uses the card, browsers and games too")
 
 
 def check_spill(system: str, release: str) -> Check:
@@ -192,11 +190,6 @@ def check_spill(system: str, release: str) -> Check:
     return Check("spill", FINE, "a full card gives an error here, no silent spill")
 
 
-def check_ram(free_gb: float) -> Check:
-    """Check the available memory of the system, in GB (10⁹ bytes)."""
-    return _check_room("ram", free_gb, f"{free_gb:.1f} GB available", RAM_LIMITS, "close other programs")
-
-
 def check_disk(outputs: Path) -> Check:
     """Check that runs can be written to this folder, and that there is room for them."""
     folder = next(path for path in (outputs, *outputs.parents) if path.exists())
@@ -204,11 +197,11 @@ def check_disk(outputs: Path) -> Check:
         return Check("disk", FAILURE, f"{folder} cannot be written", "onelap run PARAMS.yaml --run ANOTHER_DIR")
     free_gb = shutil.disk_usage(folder).free / 1e9
     fix = "free some space, or another disk: --run DIR and HF_HOME"
-    return _check_room("disk", free_gb, f"{free_gb:.0f} GB free in {folder}", DISK_LIMITS, fix)
+    return check_room("disk", free_gb, f"{free_gb:.0f} GB free in {folder}", DISK_LIMITS, fix)
 
 
-def _check_room(subject: str, free_gb: float, summary: str, limits: list[tuple[float, str, str]], fix: str) -> Check:
-    """Return the state of the first limit that the free space is below."""
+def check_room(subject: str, free_gb: float, summary: str, limits: list[tuple[float, str, str]], fix: str) -> Check:
+    """Check free memory or space in GB (10⁹ bytes): the state is that of the first limit that it is below."""
     for limit, state, reason in limits:
         if free_gb < limit:
             return Check(subject, state, summary + reason, fix)

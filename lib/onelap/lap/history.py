@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from onelap import UserError
+from onelap import PROJECT, UserError
 from onelap.lap.run import Run
 from onelap.machine.store import read_json
 from onelap.verdict.compare import compare
@@ -18,16 +18,15 @@ SHORTENED = ("hashes", "git")  # of these, the first 12 characters are enough to
 def list_runs(outputs: Path) -> pd.DataFrame:
     """List all runs below `outputs`, newest first; columns `run, started, status, params, arms, result, seconds`."""
     columns, rows = ["run", "started", "status", "params", "arms", "result", "seconds"], []
-    for record_path in outputs.glob("*/run.json"):
-        run = Run(record_path.parent)
+    for run in (Run(path.parent) for path in outputs.glob("*/run.json")):
         try:
             record = run.record
             sentence = read_json(run.comparison_path)["sentence"] if run.comparison_path.exists() else ""
         except UserError as error:
             record, sentence = {"status": "damaged"}, str(error)
-        arms = " ".join(sorted(folder.name for folder in run.path.glob("arms/*")))
         started, params = record.get("started", ""), record.get("params", "")
         seconds = record.get("actual", {}).get("seconds")
+        arms = " ".join(sorted(folder.name for folder in run.path.glob("arms/*")))
         rows.append((run.path.name, started, _status(record), params, arms, sentence, seconds))
     return pd.DataFrame(rows, columns=columns).sort_values(["started", "run"], ascending=False)
 
@@ -43,7 +42,7 @@ def _status(record: dict) -> str:
     return status
 
 
-def find_run(name: str, outputs: Path) -> Run:
+def find_run(name: str, outputs: Path = PROJECT / "outputs") -> Run:
     """Find a run by its folder, or by its name below `outputs`. Raises UserError where there is none."""
     for folder in (Path(name).expanduser(), outputs / name):
         if (folder / "run.json").exists():
@@ -69,7 +68,7 @@ def differences(a: Run, b: Run) -> pd.DataFrame:
     left, right = (_flat(run.parameters | {name: run.record.get(name) for name in COMPARED_ENTRIES}) for run in (a, b))
     names = sorted(left.keys() | right.keys(), key=lambda name: (name.split(".")[0] in COMPARED_ENTRIES, name))
     rows = [(name, left.get(name, "none"), right.get(name, "none")) for name in names]
-    return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["what", "a", "b"])
+    return pd.DataFrame(rows, columns=["what", "a", "b"]).query("a != b")
 
 
 def compare_runs(a: Run, b: Run) -> dict[str, dict]:
@@ -84,11 +83,11 @@ def compare_runs(a: Run, b: Run) -> dict[str, dict]:
             f"{a.path.name} and {b.path.name} were measured on different test notes ({len(test)} and {len(other)}, "
             f"{shared} ids in both): only runs with the same notes, seed and shares can be compared"
         )
-    left, right = a.read_arms(), b.read_arms()
+    (name_a, left), (name_b, right) = ((run.path.name, run.read_arms()) for run in (a, b))
+    shared = [arm for arm in left if arm in right]
     return {
-        arm: compare(f"{a.path.name} {arm}", left[arm][0], f"{b.path.name} {arm}", right[arm][0], test["cluster"])
-        for arm in left
-        if arm in right
+        arm: compare(f"{name_a} {arm}", left[arm][0], f"{name_b} {arm}", right[arm][0], test["cluster"])
+        for arm in shared
     }
 
 

@@ -1,8 +1,7 @@
 """Parameters: the notebooks' own parameters cells are the schema.
 
-One line a parameter: `name: type = literal  # meaning, unit [low, high]`. The range is optional; for
-a text it is a choice, `[one|another]`. Papermill's inspection reads the cells, so a second `=` on a
-line is not allowed (papermill would not see that parameter).
+One line a parameter: `name: type = literal  # meaning, unit [low, high]`. The range is optional; for a text it is a
+choice, `[one|another]`. A line may hold only one `=`: papermill's inspection, which reads the cells, skips others.
 """
 
 import ast
@@ -41,11 +40,9 @@ class Parameter:
 
     def problem_with(self, value: object) -> str | None:
         """Describe in one sentence why `value` is not allowed; None where it is."""
-        fits = isinstance(value, self.type) and (self.type is bool or not isinstance(value, bool))
-        if not fits:
-            hint = ""
-            if self.type is float and isinstance(value, str) and _converted(value, float) is not None:
-                hint = f" (YAML reads {value} as text: write {_converted(value, float):.1e})"
+        if type(value) is not self.type:
+            number = _converted(value, float) if self.type is float and isinstance(value, str) else None
+            hint = "" if number is None else f" (YAML reads {value} as text: write {number:.1e})"
             return f"{self.name}: expected {self.type.__name__}, found {type(value).__name__} {value!r}{hint}"
         if self.type in (int, float) and not self.low <= value <= self.high:
             return f"{self.name}: expected {self.low:g} to {self.high:g}, found {value!r}"
@@ -55,10 +52,7 @@ class Parameter:
 
 
 def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
-    """Read every parameter of the notebooks (the five of a lap by default), by name.
-
-    A parameter of several notebooks is described as in the first of them.
-    """
+    """Read every parameter of the notebooks (the five of a lap by default), by name, as the first of them has it."""
     schema = {}
     for path in notebooks:
         for name, line in inspect_notebook(str(path)).items():
@@ -66,8 +60,7 @@ def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
             limits = re.search(r"\[(\S+), (\S+)\]$", meaning)
             low, high = (float(limit) for limit in limits.groups()) if limits else (-1e300, 1e300)
             choice = re.search(r"\[(\w+(?:\|\w+)+)\]$", meaning)
-            choices = tuple(choice[1].split("|")) if choice else ()
-            kind = TYPES[line["inferred_type_name"]]
+            choices, kind = tuple(choice[1].split("|")) if choice else (), TYPES[line["inferred_type_name"]]
             schema.setdefault(name, Parameter(name, kind, value, meaning, low, high, choices, path.stem))
     return schema
 
@@ -75,37 +68,38 @@ def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
 def read_parameters(source: Path | dict | None, overrides: list[str] = ()) -> tuple[dict[str, object], list[str]]:
     """Resolve all parameters of a lap: defaults, then a file or an earlier run's values, then `name=value` overrides.
 
-    Returns (values, problems), so that the caller can report problems of other sorts in the same
-    message. Problems are unknown names (with the nearest parameter), wrong types, values out of range
-    and malformed overrides. Raises UserError for a file that is missing or not a parameter file.
+    Returns (values, problems); the caller may report problems of other sorts in the same message. Problems are unknown
+    names (with the nearest parameter), wrong types, values out of range and malformed overrides. Raises UserError for a
+    file that is missing or not a parameter file.
     """
     schema = read_schema()
     wanted, problems = _read_file(source) if isinstance(source, Path) else dict(source or {}), []
     for override in overrides:
         name, separator, text = override.partition("=")
-        if not separator:
+        if separator:
+            value = _converted(text, schema[name].type) if name in schema else None
+            wanted[name] = text if value is None else value
+        else:
             problems.append(f"-p {override}: expected name=value")
-            continue
-        value = _converted(text, schema[name].type) if name in schema else None
-        wanted[name] = text if value is None else value
     values = {name: parameter.default for name, parameter in schema.items()}
     for name, value in wanted.items():
+        if name in schema and schema[name].type is float and type(value) is int:
+            value = float(value)
         if name == SET_BY_THE_RUNNER:
             problems.append("run_dir: the run folder is chosen on the command line, with --run DIR")
         elif name not in schema:
-            problems.append(_unknown(name, list(schema)))
+            near = [NEW_NAMES[name]] if name in NEW_NAMES else difflib.get_close_matches(name, schema, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"the parameters are {', '.join(sorted(schema))}"
+            problems.append(f"{name}: unknown parameter; {hint}")
+        elif problem := schema[name].problem_with(value):
+            problems.append(problem)
         else:
-            if schema[name].type is float and type(value) is int:
-                value = float(value)
-            if problem := schema[name].problem_with(value):
-                problems.append(problem)
-            else:
-                values[name] = value
+            values[name] = value
     return values, problems
 
 
 def explain_parameters(values: dict[str, object], path: Path, overrides: list[str]) -> Iterator[str]:
-    """Yield resolved parameters as the lines of a parameter file: the meaning of each, its value, and its origin.
+    """Yield resolved parameters as lines of a parameter file: the meaning of each, its value, and its origin.
 
     `path` and `overrides` are what `read_parameters` resolved the values from.
     """
@@ -144,9 +138,3 @@ def _converted(text: str, kind: type) -> object | None:
         return kind(text)
     except ValueError:
         return None
-
-
-def _unknown(name: str, names: list[str]) -> str:
-    near = [NEW_NAMES[name]] if name in NEW_NAMES else difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"the parameters are {', '.join(sorted(names))}"
-    return f"{name}: unknown parameter; {hint}"

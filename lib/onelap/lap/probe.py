@@ -1,7 +1,4 @@
-"""A check that the adapter on disk answers as the model did that was just trained.
-
-03_train writes the probabilities of some notes, 04_evaluate compares them in another process.
-"""
+"""A check that the adapter on disk (04_evaluate) answers as the model did that was just trained (03_train)."""
 
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from io import StringIO
 from pathlib import Path
 
 import nbformat
@@ -20,18 +21,20 @@ from onelap.verdict.compare import TUNED
 from onelap.verdict.tables import arms_table
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-MAIN_FIGURES = {
+MAIN_FIGURES = {  # what stands above the notebooks: figures by the tag of their cell, and what they show
     "figure:accuracies": "accuracy of every arm on the same test notes, with 95 % intervals",
     "figure:recalls": "share of the notes of each kind that were found, before and after",
 }
-"""What stands above the notebooks: figures by the tag of their cell, and what they show."""
 
 
 def write_report(run: Run, file: Path) -> None:
     """Write the report of a run, with whatever is there of it, as one file that needs nothing from anywhere else."""
     record = json.loads(_without_places(json.dumps(run.record)))
-    notebooks = {path.stem: run.path / path.name for path in NOTEBOOKS if (run.path / path.name).exists()}
+    notebooks = [run.path / path.name for path in NOTEBOOKS if (run.path / path.name).exists()]
+    texts = {path.stem: _without_places(path.read_text(encoding="utf-8")) for path in notebooks}
     comparison = read_json(run.comparison_path) if run.comparison_path.exists() else None
+    look = {"template_name": "notebook", "extra_template_basedirs": [str(TEMPLATES)]}
+    exporter = HTMLExporter(**look, exclude_input_prompt=True, exclude_output_prompt=True)
     page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("report.html")
     text = page.render(
         name=run.path.name,
@@ -41,8 +44,8 @@ def write_report(run: Run, file: Path) -> None:
         comparison=comparison,
         table=arms_table(comparison["arms"]) if comparison else None,
         tuned=TUNED,
-        figures=_main_figures(list(notebooks.values())),
-        notebooks={stem: _body(path) for stem, path in notebooks.items()},
+        figures=_main_figures(notebooks),
+        notebooks={stem: exporter.from_file(StringIO(text))[0] for stem, text in texts.items()},
         parameters={name: _without_places(str(value)) for name, value in run.parameters.items()},
         light=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
         dark=HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
@@ -50,24 +53,10 @@ def write_report(run: Run, file: Path) -> None:
     write_text(file, text)
 
 
-def _body(notebook: Path) -> str:
-    exporter = HTMLExporter(
-        template_name="notebook",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-    )
-    text = _without_places(notebook.read_text(encoding="utf-8"))
-    return exporter.from_notebook_node(nbformat.reads(text, as_version=4))[0]
-
-
 def _without_places(text: str) -> str:
-    """Shorten the folders of this project and of this person: whose machine it was is nobody's business.
-
-    They may be written as they are, or with the backslashes doubled as JSON and Python do.
-    """
+    """Shorten the folders of this project and of this person: whose machine it was is nobody's business."""
     for place, short in ((PROJECT, "."), (Path.home(), "~")):
-        if len(place.parts) > 2:  # not `/`, nor `/app`, which may be anything
+        if len(place.parts) > 2:  # not `/`, nor `/app`, which may be anything; JSON and Python double backslashes
             for written in (str(place), json.dumps(str(place))[1:-1], json.dumps(json.dumps(str(place)))[3:-3]):
                 text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _, short=short: short, text)
     return text
@@ -87,8 +76,7 @@ def _main_figures(notebooks: list[Path]) -> list[dict[str, str]]:
 
 def _images(data: dict) -> list[str]:
     if "image/svg+xml" in data:
-        coded = base64.b64encode(data["image/svg+xml"].encode()).decode()
-        return [f"data:image/svg+xml;base64,{coded}"]
+        return [f"data:image/svg+xml;base64,{base64.b64encode(data['image/svg+xml'].encode()).decode()}"]
     return [f"data:image/png;base64,{data['image/png']}"] if "image/png" in data else []
 
 

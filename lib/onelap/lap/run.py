@@ -18,8 +18,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,34 +30,21 @@ import yaml
 from filelock import FileLock, Timeout
 
 from onelap import PROJECT, UserError, find_path
-from onelap.machine import gpus, guard
+from onelap.machine import gpus, guard, store
 from onelap.machine.dates import notes_a_year
 from onelap.machine.names import normalize
-from onelap.machine.store import (
-    hash_files,
-    read_json,
-    read_lines,
-    read_yaml,
-    stamp_files,
-    write_json,
-    write_lines,
-    write_text,
-)
 from onelap.notes.fields import Fields
-from onelap.notes.split import PARTS, SET_ASIDE
+from onelap.notes.split import PARTS, SET_ASIDE, FrozenSplit
 from onelap.verdict.compare import TUNED
 
 if TYPE_CHECKING:  # these take time that a command without a model need not wait for
     from onelap.arms.calibration import Calibration
     from onelap.arms.prompts import Prompt
     from onelap.notes.read import Reading
-    from onelap.notes.split import FrozenSplit
     from onelap.qlora.trainer import KindTrainer
 
-RECORDED_PACKAGES = [
-    *("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill", "scikit-learn"),
-    *("pandas", "numpy", "scipy", "tokenizers", "safetensors"),
-]
+RECORDED_PACKAGES = ["torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill",
+                     "scikit-learn", "pandas", "numpy", "scipy", "tokenizers", "safetensors"]  # fmt: skip
 
 
 def now() -> str:
@@ -69,22 +56,16 @@ class Run:
     """One run folder. Notebooks get theirs with `Run.open(run_dir)`."""
 
     def __init__(self, path: Path):
-        self.path = path = path.absolute()  # kernels have another working directory
-        self.record_path = path / "run.json"
-        self.params_path = path / "params.yaml"
-        self.dataset_path = path / "dataset"
+        self.path = path.absolute()  # kernels have another working directory
+        self.record_path, self.params_path = self.path / "run.json", self.path / "params.yaml"
+        self.dataset_path, self.arms_path = self.path / "dataset", self.path / "arms"
         self.manifest_path = self.dataset_path / "manifest.json"
-        self.arms_path = path / "arms"
-        self.training_path = path / "training"
-        self.adapter_path = path / "adapter"
-        self.comparison_path = path / "comparison.json"
+        self.training_path, self.adapter_path = self.path / "training", self.path / "adapter"
+        self.comparison_path = self.path / "comparison.json"
 
     @classmethod
     def create(cls, params: str, parameters: dict, folder: Path | None) -> "Run":
-        """Make the folder `<UTC yyyymmdd-hhmmss>_<params name>` (or `folder`), parameters first.
-
-        Raises UserError where `folder` already holds a run or cannot be made.
-        """
+        """Make `folder` or `<UTC yyyymmdd-hhmmss>_<params>`. Raises UserError if it holds a run or cannot be made."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         path = folder or PROJECT / "outputs" / f"{stamp}_{Path(params).stem}"
         while folder is None and path.exists():  # two runs that begin in the same second
@@ -96,19 +77,12 @@ class Run:
             )
         try:
             _make_private(run.path)
-            text = yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False)
-            write_text(run.params_path, text)
+            store.write_text(run.params_path, yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False))
         except OSError as error:
             raise UserError(f"{path}: the run folder cannot be written: {error}") from None
-        run.update(
-            status="running",
-            params=params,
-            process=this_process(),
-            notebooks={},
-            **_circumstances(),
-            predicted={"training_seconds": None, "vram_gb": None},
-            actual={"seconds": None, "training_seconds": None, "peak_memory_gb": None},
-        )
+        predicted = dict.fromkeys(("training_seconds", "vram_gb"))
+        more = {"predicted": predicted, "actual": dict.fromkeys(("seconds", "training_seconds", "peak_memory_gb"))}
+        run.update(status="running", params=params, process=this_process(), notebooks={}, **_circumstances(), **more)
         return run
 
     @classmethod
@@ -123,11 +97,8 @@ class Run:
 
     @property
     def parameters(self) -> dict:
-        """The content of params.yaml without the run folder, which may have moved; empty where there is no such file.
-
-        Raises UserError for a damaged file.
-        """
-        stored = read_yaml(self.params_path) if self.params_path.exists() else {}
+        """The content of params.yaml, if any, without the run folder, which may have moved. Raises UserError."""
+        stored = store.read_yaml(self.params_path) if self.params_path.exists() else {}
         return {name: value for name, value in stored.items() if name != "run_dir"}
 
     @property
@@ -144,32 +115,25 @@ class Run:
     @property
     def record(self) -> dict:
         """The content of run.json."""
-        return read_json(self.record_path) if self.record_path.exists() else {}
+        return store.read_json(self.record_path) if self.record_path.exists() else {}
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other `onelap run` processes out; the system releases the lock of a process that dies.
-
-        Raises UserError where another process holds it.
-        """
+    def locked(self) -> AbstractContextManager:
+        """Keep other `onelap run` processes out, until the lock is released or its process dies. Raises UserError."""
         try:
-            lock = FileLock(self.path / ".lock").acquire(timeout=0)
+            return FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout:
             number = self.record.get("process", {}).get("pid", "unknown")
             raise UserError(f"{self.path}: process {number} is at work there; let it end, or end it") from None
-        with lock:
-            yield
 
     def update(self, **changes: object) -> None:
         """Change entries of run.json; a dictionary is merged into the one that is there."""
-        write_json(self.record_path, _merged(self.record, changes))
+        store.write_json(self.record_path, _merged(self.record, changes))
 
     def seconds_left(self, hours: float, reserve: float) -> float:
         """Compute what is left of a budget for the whole lap, less a reserve for what follows; never negative."""
         record = self.record
         session = datetime.now(UTC) - datetime.fromisoformat(record["session_started"])
-        spent = record["spent_seconds"] + session.total_seconds()
-        return max(0.0, 3600 * hours - spent - reserve)
+        return max(0.0, 3600 * hours - record["spent_seconds"] - session.total_seconds() - reserve)
 
     def require(self, path: Path, notebook: str) -> Path:
         """Return the path. Raises UserError, naming the notebook that makes it, where it is missing."""
@@ -202,46 +166,37 @@ class Run:
             "fields": dataclasses.asdict(fields),
             "notes_a_year": notes_a_year(every["written"], every["modified"]),
         }
-        write_json(self.manifest_path, inventory)
+        store.write_json(self.manifest_path, inventory)
 
     def write_split(
-        self,
-        split: pd.DataFrame,
-        frozen: "FrozenSplit",
-        reading: "Reading",
-        duplicates: pd.DataFrame,
-        alike: pd.DataFrame,
+        self, split: pd.DataFrame, frozen: FrozenSplit, reading: "Reading", copies: pd.DataFrame, alike: pd.DataFrame
     ) -> None:
         """Write the parts of the dataset, and what the split decided to the manifest.
 
-        `split` is made by `split_notes`, `duplicates` by `drop_duplicates`, `alike` by `near_duplicates`.
+        `split` is made by `split_notes`, `copies` by `drop_duplicates`, `alike` by `near_duplicates`.
         """
         counts = split.groupby(["part", "kind"]).size().unstack(fill_value=0).reindex(PARTS, fill_value=0)
-        manifest = read_json(self.manifest_path) | {
+        manifest = store.read_json(self.manifest_path) | {
             "kinds": list(counts.columns),
             "notes": counts.to_dict(orient="index"),
             "sources": {part: sorted(split.loc[split["part"] == part, "source"].unique()) for part in PARTS},
             "split_by_source": frozen.by_source,
             "split": str(frozen.path),
             "set_aside": split.loc[split["part"] == SET_ASIDE, "id"].tolist(),
-            "duplicates": duplicates.to_dict(orient="records"),
+            "duplicates": copies.to_dict(orient="records"),
             "near_duplicates": alike[["id", "like", "shared", "same_kind"]].to_dict(orient="records"),
         }
         self.write_dataset(split, manifest)
         self.update(hashes={"notes": reading.digest})
 
     def write_dataset(self, notes: pd.DataFrame, manifest: dict) -> None:
-        """Write the parts (column `part`) as JSON lines of `id, text, kind, source`, and the manifest.
-
-        `style` is a fifth column where it is known of any note.
-        """
-        self.dataset_path.mkdir(exist_ok=True)
+        """Write `manifest` and the parts (column `part`): lines of `id, text, kind, source`, and `style` if known."""
         columns = ["id", "text", "kind", "source", *(["style"] if notes["style"].any() else [])]
         files = {part: self.dataset_path / f"{part}.jsonl" for part in PARTS}
         for part, file in files.items():
-            write_lines(file, notes.loc[notes["part"] == part, columns])
-        write_json(self.manifest_path, manifest)
-        digest = hash_files(*files.values())
+            store.write_lines(file, notes.loc[notes["part"] == part, columns])
+        store.write_json(self.manifest_path, manifest)
+        digest = store.hash_files(*files.values())
         if self.record.get("hashes", {}).get("data") not in (None, digest):
             # Results of other notes must not be read as if they were of these.
             self.clear(self.arms_path, self.training_path, self.adapter_path, self.comparison_path)
@@ -253,13 +208,13 @@ class Run:
 
         Notes of one `cluster` are not independent: those of one source, unless the split went by note.
         """
-        notes = read_lines(self.require(self.dataset_path / f"{part}.jsonl", "01_data_prep"))
+        notes = store.read_lines(self.require(self.dataset_path / f"{part}.jsonl", "01_data_prep"))
         known = (notes["source"] != "") & self.read_manifest()["split_by_source"]
         return notes.assign(cluster=("source " + notes["source"].map(normalize)).where(known, "note " + notes["id"]))
 
     def read_manifest(self) -> dict:
         """Read the description of the dataset: kinds, counts, skipped files."""
-        manifest = read_json(self.require(self.manifest_path, "01_data_prep"))
+        manifest = store.read_json(self.require(self.manifest_path, "01_data_prep"))
         return {"split_by_source": manifest.get("grouped_by_source", True)} | manifest  # its name in runs of 0.1
 
     def may_show_text(self, show_text: bool) -> bool:
@@ -282,24 +237,20 @@ class Run:
             arm: hashlib.sha256(prompt.encode()).hexdigest() if isinstance(prompt, str) else prompt.digest
             for arm, prompt in prompts.items()
         }
-        hashes = {"base": hash_files(base), "prompts": digests}
+        hashes = {"base": store.hash_files(base), "prompts": digests}
         if embedding_model:
-            hashes["embeddings"] = hash_files(embedding_model)
-        self.update(base_stamp=stamp_files(base), hashes=hashes)
+            hashes["embeddings"] = store.hash_files(embedding_model)
+        self.update(base_stamp=store.stamp_files(base), hashes=hashes)
 
     def write_arm(self, arm: str, predictions: pd.DataFrame, metrics: dict, validation: pd.DataFrame) -> None:
         """Write `predictions.jsonl`, `metrics.json` and `validation.jsonl` (what choices rest on) of an arm."""
         folder = self.arms_path / arm
-        folder.mkdir(parents=True, exist_ok=True)
-        write_lines(folder / "predictions.jsonl", predictions)
-        write_lines(folder / "validation.jsonl", validation)
-        write_json(folder / "metrics.json", metrics)
+        store.write_lines(folder / "predictions.jsonl", predictions)
+        store.write_lines(folder / "validation.jsonl", validation)
+        store.write_json(folder / "metrics.json", metrics)
 
     def read_arms(self) -> dict[str, tuple[pd.DataFrame, dict]]:
-        """Read {arm: (predictions, metrics)}, the tuned arm last.
-
-        Raises UserError where an arm was measured on other notes.
-        """
+        """Read {arm: (predictions, metrics)}, the tuned arm last. Raises UserError where one has other test notes."""
         self.require(self.arms_path / "base", "02_baseline")
         self.require(self.arms_path / TUNED, "04_evaluate")
         names = sorted((folder.name for folder in self.arms_path.iterdir()), key=lambda arm: (arm == TUNED, arm))
@@ -308,37 +259,29 @@ class Run:
     def read_arm(self, arm: str) -> tuple[pd.DataFrame, dict]:
         """Read predictions and metrics of an arm."""
         folder = self.arms_path / arm
-        predictions, metrics = read_lines(folder / "predictions.jsonl"), read_json(folder / "metrics.json")
+        predictions, metrics = store.read_lines(folder / "predictions.jsonl"), store.read_json(folder / "metrics.json")
         if list(predictions["id"]) != list(self.read_part("test")["id"]):
             raise UserError(f"{folder} was measured on other test notes: run 02_baseline and 04_evaluate again")
         return predictions, metrics
 
-    def write_comparison(
-        self, metrics: dict[str, dict], pairs: list[dict], by_kind: dict, by_style: dict, sentence: str
-    ) -> None:
+    def write_comparison(self, metrics: dict, pairs: list[dict], by_kind: dict, by_style: dict, sentence: str) -> None:
         """Write `comparison.json`; the first two pairs are with the best untuned and with the best cheap arm."""
         tuned, cheap = pairs[:2]
         comparison = {"arms": metrics, "by_style": by_style, "by_kind": by_kind, "pairs": pairs}
         comparison |= {"before": tuned["a"], "rival": cheap["a"]}
         comparison |= {"verdict": tuned["verdict"], "verdict_against_rival": cheap["verdict"], "sentence": sentence}
-        write_json(self.comparison_path, comparison)
+        store.write_json(self.comparison_path, comparison)
 
     # Training
 
-    def record_plan(self, training_seconds: float, vram_gb: float) -> None:
-        """Record what is predicted of the training."""
-        self.update(predicted={"training_seconds": training_seconds, "vram_gb": vram_gb})
-
     def record_training(self, trainer: "KindTrainer", log: pd.DataFrame) -> None:
         """Record what a finished training took, how it ended, and hashes of its adapter and its prompt."""
-        adapter, prompt = hash_files(self.adapter_path / "adapter_model.safetensors"), trainer.prompt.digest
+        adapter, prompt = store.hash_files(self.adapter_path / "adapter_model.safetensors"), trainer.prompt.digest
+        seconds, memory = float(log["elapsed_seconds"].max()), float(log["memory_gb"].max())
         cut_short = trainer.state.global_step < trainer.state.max_steps
         self.update(
             hashes={"adapter": adapter, "prompts": {TUNED: prompt}},
-            actual={
-                "training_seconds": float(log["elapsed_seconds"].max()),
-                "peak_memory_gb": float(log["memory_gb"].max()),
-            },
+            actual={"training_seconds": seconds, "peak_memory_gb": memory},
             training_ended_by="time_budget_hours" if cut_short else "epochs",
             rungs=trainer.rungs,
             precision=trainer.precision.choice,
@@ -361,11 +304,7 @@ class Run:
     def write_calibration(self, calibration: "Calibration") -> None:
         """Write it beside the adapter's weights, to which it belongs, and record its hash."""
         calibration.save(self.adapter_path)
-        self.update(hashes={"calibration": hash_files(self.adapter_path / "calibration.json")})
-
-    def record_scoring(self, base_model: str, max_length: int, score_batch: int) -> None:
-        """Record how the adapter is scored: `onelap sort` and `onelap export` do the same."""
-        self.update(scoring={"base_model": base_model, "max_length": max_length, "score_batch": score_batch})
+        self.update(hashes={"calibration": store.hash_files(self.adapter_path / "calibration.json")})
 
 
 def _make_private(folder: Path) -> None:
@@ -399,20 +338,18 @@ def this_process() -> dict:
 
 
 def _git_state() -> dict:
-    def git(*arguments: str) -> str | None:
-        try:
-            command = ["git", "-C", str(PROJECT), *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
-            return done.stdout.strip()
-        except (OSError, UnicodeDecodeError, subprocess.CalledProcessError):
-            return None
-
-    changes = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+    """The commit of this code, and whether it is changed; both None where git cannot tell."""
+    command = ["git", "-C", str(PROJECT), "status", "--porcelain=2", "--branch"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+        lines = done.stdout.splitlines()
+    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": lines[0].removeprefix("# branch.oid "), "dirty": any(line[0] != "#" for line in lines)}
 
 
 def versions() -> dict[str, str]:
     """List the versions of Python, of this library's code and of every library that a result may depend on."""
     installed = {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
-    code = hash_files(*sorted((PROJECT / "lib" / "onelap").rglob("*.py")))
+    code = store.hash_files(*sorted((PROJECT / "lib" / "onelap").rglob("*.py")))
     return {"python": platform.python_version(), "onelap": code[:12], **installed}

@@ -227,12 +227,12 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
         entry |= {"status": "done", "written": digest_files(run, name, "written")}
         interrupt.check()
     except Exception as error:
-        if interrupt.requested:
-            if entry["status"] != "done":
-                entry["status"] = "interrupted"
-            hint = f"`onelap run --resume {run.path}` continues"
-            raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {hint}") from None
-        raise _failure(error, progress, final, show_text) from None
+        if not interrupt.requested:
+            raise _failure(error, progress, final, show_text) from None
+        if entry["status"] != "done":
+            entry["status"] = "interrupted"
+        hint = f"`onelap run --resume {run.path}` continues"
+        raise KeyboardInterrupt(f" in {progress.place}; what was finished is kept, {hint}") from None
     finally:
         interrupt.end_kernel()
         _keep(working, final, show_text)
@@ -245,12 +245,11 @@ def _failure(error: Exception, progress: Progress, final: Path, show_text: bool)
         if error.ename == "UserError":
             return UserError(f"{progress.name}: {error.evalue}")
         line = (error.evalue.splitlines() or [""])[0]
-        advice = _advice(f"{error.ename}: {line}")
         message = line if show_text else redact_message(error.ename, line)
+        advice = _advice(f"{error.ename}: {line}")
         text = f"{error.ename}: {message}{advice}; the notebook with its traceback is {final}"
     elif isinstance(error, DeadKernelError):
-        text = "the kernel was killed, most often because memory ran out"
-        text += f"; {LESS_MEMORY}; {final} shows how far it came"
+        text = f"the kernel was killed, most often because memory ran out; {LESS_MEMORY}; {final} shows how far it came"
     elif isinstance(error, OSError):
         text = f"{error}{_advice(str(error))}"
     else:
@@ -264,16 +263,13 @@ def _advice(error: str) -> str:
 
 
 def _keep(working: Path, final: Path, show_text: bool) -> None:
-    """Give the executed notebook its name; without `show_text`, failed cells are redacted first.
-
-    A notebook that cannot be read (a full disk leaves half a file) or redacted is removed.
-    """
+    """Give the executed notebook its name, failed cells redacted unless `show_text`; where that fails, remove it."""
     try:
         notebook = nbformat.read(working, as_version=4)
         if not show_text:
             redact_failure(notebook)
             nbformat.write(notebook, working)
-    except BaseException as error:  # an interrupt too
+    except BaseException as error:  # an interrupt too, or half a file, which a full disk leaves
         working.unlink(missing_ok=True)
         if not isinstance(error, OSError | ValueError):
             raise

@@ -1,7 +1,4 @@
-"""Files below a folder; nothing is opened.
-
-A file or folder that is skipped is named with its reason, so that files in the folder = files yielded + files skipped.
-"""
+"""Files below a folder; nothing is opened. Each one is either yielded, or counted as skipped for a reason."""
 
 import os
 import re

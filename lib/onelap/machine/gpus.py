@@ -18,26 +18,19 @@ class Gpu:
     driver: str
     memory_gb: float
     free_gb: float
-    temperature: float | None
-    """Degrees Celsius; None where the GPU does not report it."""
+    temperature: float | None  # degrees Celsius; None where the GPU does not report it
 
 
 def list_gpus() -> list[Gpu]:
-    """List the GPUs that CUDA_VISIBLE_DEVICES names, in its order, or all where it names none of them.
-
-    The list is empty where there is no NVIDIA GPU or its driver does not answer.
-    """
+    """List the GPUs that CUDA_VISIBLE_DEVICES names, in its order, else all; none where no driver answers."""
     rows = _query_driver("--query-gpu=name,driver_version,memory.total,memory.free,temperature.gpu,index,uuid")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    named = [row for entry in visible for row in rows if entry == row[5] or _begins_uuid(entry, row[6])]
+    ids = [entry for entry in visible if entry.isdigit() or entry.startswith("GPU-")]
+    named = [row for entry in ids for row in rows if entry == row[5] or row[6].startswith(entry)]
     return [
         Gpu(name, driver, _number(total) * 2**20 / 1e9, _number(free) * 2**20 / 1e9, _number(degrees) or None)
         for name, driver, total, free, degrees, *_ in named or rows
     ]
-
-
-def _begins_uuid(entry: str, uuid: str) -> bool:
-    return entry.startswith("GPU-") and uuid.startswith(entry)
 
 
 def users_of_vram() -> list[str]:
@@ -66,9 +59,9 @@ def _query_driver(query: str) -> list[list[str]]:
         result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True, timeout=20)
     except (OSError, UnicodeDecodeError, subprocess.SubprocessError):
         return []
-    fields = query.count(",") + 1
-    rows = [[value.strip() for value in line.rsplit(",", fields - 1)] for line in result.stdout.splitlines()]
-    return [row for row in rows if len(row) == fields]  # nvidia-smi prints sentences among the rows
+    commas = query.count(",")
+    lines = [line for line in result.stdout.splitlines() if line.count(",") >= commas]  # it prints sentences too
+    return [[value.strip() for value in line.rsplit(",", commas)] for line in lines]
 
 
 def _number(text: str) -> float:

@@ -12,8 +12,8 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import psutil
@@ -30,15 +30,7 @@ class NetworkRefused(ConnectionError):
     """An attempt to reach another machine was refused."""
 
 
-@dataclass
-class _Guard:
-    hooked: bool = False
-    closed: bool = False
-    log: Path | None = None
-    attempts: list[str] = field(default_factory=list)
-
-
-_guard = _Guard()  # of this process
+_guard = SimpleNamespace(hooked=False, closed=False, log=None, attempts=[])  # of this process
 
 
 def close() -> None:
@@ -133,13 +125,12 @@ def _watch(event: str, arguments: tuple) -> None:
 
 def _host(call: str, arguments: tuple) -> str:
     """Return the host that a call names; empty where it names none, as for a socket in the file system."""
-    if call in NAME_LOOKUPS:
-        address = arguments
-    else:
-        address = arguments[ADDRESS_ARGUMENT[call]] if call in ADDRESS_ARGUMENT else ()
-    host = address[0] if isinstance(address, tuple) and address else ""
-    if isinstance(host, bytes | bytearray):
-        host = host.decode("ascii", "replace")
+    if call in ADDRESS_ARGUMENT:
+        arguments = arguments[ADDRESS_ARGUMENT[call]]
+    elif call not in NAME_LOOKUPS:
+        return ""
+    host = arguments[0] if isinstance(arguments, tuple) and arguments else ""
+    host = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else host
     return host if isinstance(host, str) else ""
 
 

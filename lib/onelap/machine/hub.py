@@ -24,11 +24,7 @@ def download_size(name: str) -> str:
 
 
 def fetch(name: str) -> Path:
-    """Download weights, configuration and tokenizer from the hub, which learns name and revision only.
-
-    Raises UserError where the hub does not answer or refuses (no network, unknown name, a licence that must be accepted
-    first).
-    """
+    """Download a model; the hub learns its name only. Raises UserError where it refuses or does not answer."""
     try:
         return _snapshot(name)
     except Exception as error:  # whatever the network, the hub or the disk raises

@@ -39,10 +39,10 @@ def peak_memory_gb() -> float:
 
 
 class PeakMemory:
-    """The peak memory of a `with` block, libraries included."""
+    """The peak memory of a `with` block, libraries included.
 
-    gb: dict[str, float | None]
-    """The peaks of `process` and `card` (the GPU; None where there is none) in GB (10⁹ bytes), after the block."""
+    Afterwards `gb` holds the peaks of `process` and `card` (the GPU; None where there is none) in GB (10⁹ bytes).
+    """
 
     def __enter__(self):
         self.ended, self.peak_bytes = threading.Event(), 0
@@ -61,11 +61,10 @@ class PeakMemory:
 
     def _sample(self) -> None:
         # The system's own peak counts the whole life of the process, not this block.
-        process = psutil.Process()
-        while True:
+        process, ended = psutil.Process(), False
+        while not ended:
             self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
-            if self.ended.wait(SAMPLE_SECONDS):
-                return
+            ended = self.ended.wait(SAMPLE_SECONDS)
 
 
 def is_out_of_memory(error: Exception) -> bool:

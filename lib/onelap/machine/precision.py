@@ -17,12 +17,9 @@ class Precision:
     """The number formats of one device, and the reason for them."""
 
     device: str
-    compute: torch.dtype
-    """The format of activations, and of NF4 weights when they are unpacked for a multiplication."""
-    bf16: bool
-    """Mixed precision with bfloat16."""
-    fp16: bool
-    """Mixed precision with float16 and a gradient scaler."""
+    compute: torch.dtype  # of activations, and of NF4 weights when they are unpacked for a multiplication
+    bf16: bool  # mixed precision with bfloat16
+    fp16: bool  # mixed precision with float16 and a gradient scaler
     why: str
 
     @property

@@ -1,7 +1,4 @@
-"""Settings of a whole process, made by the command and by the first cell of a notebook.
-
-Importing the library changes none of them, so that a program that uses it keeps its own.
-"""
+"""Settings of a whole process, made by the command and by the first cell of a notebook, not by importing."""
 
 import atexit
 import gc
@@ -26,9 +23,7 @@ def prepare(online: bool = False) -> None:
 
     `online` lets the model hub's client reach the hub, for `onelap fetch`. Telemetry stays off.
     """
-    os.environ["HF_HUB_OFFLINE"] = "0" if online else "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "0" if online else "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     # The libraries hold a million objects that stay. Searching them for garbage again and again during imports, and
     # once more at exit, takes longer than most commands (docs/LOG.md).
     gc.set_threshold(100_000, 10, 10)

@@ -25,24 +25,19 @@ class ProgressLine:
         """Show that `done` units are done, and the ETA; `before` of them, done in an earlier session, took no time."""
         if time.monotonic() < self.due and (done < self.total or self.handle is None):
             return
+        from IPython import get_ipython
+        from IPython.display import display
+
         self.due = time.monotonic() + UPDATE_SECONDS
         left = (time.monotonic() - self.began) / max(1, done - before) * (self.total - done)
         text = f"{self.unit} {done} of {self.total}{detail}, {format_duration(left)} left"
         if PROGRESS_VARIABLE in os.environ:
             with contextlib.suppress(OSError):  # must not end a training
                 Path(os.environ[PROGRESS_VARIABLE]).write_text(text, encoding="utf-8")
-        if self.handle is None:
-            self.handle = _display(text)
-        else:
+        if self.handle:
             self.handle.update({"text/plain": text}, raw=True)
-
-
-def _display(text: str):
-    """Show the text in the cell's output; returns a handle that updates it, or None outside of a notebook."""
-    from IPython import get_ipython
-    from IPython.display import display
-
-    return display({"text/plain": text}, raw=True, display_id=True) if get_ipython() else None
+        elif get_ipython():
+            self.handle = display({"text/plain": text}, raw=True, display_id=True)
 
 
 def format_duration(seconds: float) -> str:

@@ -202,8 +202,7 @@ def notes_in(path: Path, fields: Fields) -> Iterator[Note | Skip]:
         return
     for file, count, reason in files_below(path, FOLDERS_WITHOUT_NOTES):
         place = Place(printable(file), printable(file.relative_to(path).as_posix()))
-        reason = reason or _why_without_notes(file)
-        if reason:
+        if reason := reason or _why_without_notes(file):
             yield Skip(place, reason, count)
         else:
             yield from _notes_of_file(file, place, _values_of_folders(place.name, fields), fields)
@@ -237,8 +236,7 @@ def _notes_of_file(path: Path, place: Place, defaults: dict[str, str], fields: F
         yield Skip(place, str(reason), broken=True)
         return
     if not has_rows:
-        written, modified = written_on({}, path.stem), modified_on(path)
-        yield _note(place, content, {}, fields, defaults | {"written": written}, encoding, modified)
+        yield _note(place, content, {}, fields, defaults, encoding, modified_on(path))
         return
     rows = list(rows_of(path, content))
     if not rows:
@@ -305,8 +303,7 @@ def _identity(place: Place, raw: str) -> str:
 
 def _kind_of(values: dict, text: str, default: str, fields: Fields) -> tuple[str, str]:
     """The kind by a field, else by a tag, else by default; and where there is none, why."""
-    value = value_of(values, fields.kind)
-    named = single(value)
+    named = single(value := value_of(values, fields.kind))
     if named is None:
         shown = f"a {type(value).__name__}" if isinstance(value, list | dict) else repr(value)[:20]
         return "", f"`{fields.kind}` is {shown}: expected the name of a kind, in quotes where YAML reads it otherwise"

@@ -51,13 +51,8 @@ class TrainingLog(TrainerCallback):
         if not math.isfinite(logs.get("loss", logs.get("eval_loss", 0.0))):
             raise FloatingPointError(f"the loss is not finite at step {state.global_step}")
         if "loss" in logs:
-            self.write(
-                state,
-                loss=logs["loss"],
-                learning_rate=logs["learning_rate"],
-                gradient_norm=logs["grad_norm"],
-                step_seconds=round(self.step_seconds, 4),
-            )
+            values = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
+            self.write(state, **values, step_seconds=round(self.step_seconds, 4))
             self.line.show(state.global_step, self.first_step, f", loss {logs['loss']:.3f}")
         elif "eval_loss" in logs:
             rates = {f"validation_{name}": logs[f"eval_{name}"] for name in ("loss", "accuracy", "macro_f1")}

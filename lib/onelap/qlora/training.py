@@ -159,7 +159,13 @@ def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
     """
     folder, accelerator = Path(trainer.args.output_dir), trainer.accelerator
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder) if accelerator.is_main_process else nullcontext():
+    try:
+        lock = (
+            FileLock(folder / ".lock").acquire(timeout=LOCK_SECONDS) if accelerator.is_main_process else nullcontext()
+        )
+    except Timeout:
+        raise UserError(f"{folder}: another process is training there; wait for it or end it") from None
+    with lock:
         with accelerator.main_process_first():
             start = _starting_point(trainer, folder)
             shutil.rmtree(adapter, ignore_errors=True)
@@ -172,13 +178,6 @@ def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
             trainer.save_adapter(adapter)
             write_json(folder / FINISHED, {"step": trainer.state.global_step})
     return pd.read_json(folder / "log.jsonl", lines=True)
-
-
-def _locked(folder: Path) -> FileLock:
-    try:
-        return FileLock(folder / ".lock").acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise UserError(f"{folder}: another process is training there; wait for it or end it") from None
 
 
 def _starting_point(trainer: KindTrainer, folder: Path) -> Path | None:

@@ -23,8 +23,7 @@ MIN_CLUSTERS = 5  # sources in the test; the spread of fewer cannot be known, so
 
 def best_on_validation(metrics: dict[str, dict], arms: list[str]) -> str:
     """Choose, among those of `arms` that were measured, the best on the validation notes; the first of equals."""
-    measured = [arm for arm in arms if arm in metrics]
-    return max(measured, key=lambda arm: metrics[arm]["validation_accuracy"]["value"])
+    return max((arm for arm in arms if arm in metrics), key=lambda arm: metrics[arm]["validation_accuracy"]["value"])
 
 
 def compare(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, clusters: pd.Series) -> dict:
@@ -46,17 +45,10 @@ def compare(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, clusters
     verdict = "cannot_tell"
     if p < SIGNIFICANCE and (low > 0 or high < 0) and clusters.nunique() >= MIN_CLUSTERS:
         verdict = "better" if low > 0 else "worse"
-    return {
-        "a": name_a,
-        "b": name_b,
-        "n": len(a),
-        "difference": {"value": float(change.mean()), "low": low, "high": high},
-        "gained": gained,
-        "lost": lost,
-        "mcnemar_p": p,
-        "verdict": verdict,
-        "more_notes": _more_notes(change, clusters) if verdict == "cannot_tell" else 0,
-    }
+    more_notes = _more_notes(change, clusters) if verdict == "cannot_tell" else 0
+    difference = {"value": float(change.mean()), "low": low, "high": high}
+    pair = {"a": name_a, "b": name_b, "n": len(a), "difference": difference, "gained": gained, "lost": lost}
+    return pair | {"mcnemar_p": p, "verdict": verdict, "more_notes": more_notes}
 
 
 def _more_notes(change: np.ndarray, clusters: pd.Series) -> int | None:
@@ -74,10 +66,9 @@ def _more_notes(change: np.ndarray, clusters: pd.Series) -> int | None:
 
 
 def _power(n: int, differing: float, gain: float) -> float:
-    """Power of the exact McNemar test at 5 % on n notes.
+    """Power of the exact McNemar test at 5 % on n notes: arms differ on a share of them, and one is better by `gain`.
 
-    The arms differ on a share `differing` of the notes, and one is better by `gain`. Summed over the binomial number
-    of notes that differ (Duffy 1984, https://doi.org/10.2307/2530940).
+    Summed over the binomial number of notes that differ (Duffy 1984, https://doi.org/10.2307/2530940).
     """
     number = np.arange(n + 1)
     # The fewest notes gained, of those that differ, for a two-sided p below 5 %.
@@ -103,7 +94,5 @@ def detectable_gain(n: int) -> float | None:
 
     None where no gain would show. Exact McNemar test at 5 %, where the arms differ on a third of the notes.
     """
-    for gain in np.arange(0.01, SHARE_THAT_DIFFERS, 0.01):
-        if _power(n, SHARE_THAT_DIFFERS, gain) >= POWER:
-            return round(float(gain), 2)
-    return None
+    gains = (float(gain) for gain in np.arange(0.01, SHARE_THAT_DIFFERS, 0.01))
+    return next((round(gain, 2) for gain in gains if _power(n, SHARE_THAT_DIFFERS, gain) >= POWER), None)

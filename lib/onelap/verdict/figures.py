@@ -4,13 +4,12 @@ import textwrap
 import warnings
 from functools import cache
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
+from matplotlib import font_manager, get_cachedir
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import confusion_matrix
 
 from onelap.verdict import metrics as measures
@@ -52,7 +51,7 @@ def without_glyphs(names: list[str]) -> str:
     return (
         f"No font here has all characters of {', '.join(missing)}: figures show boxes instead. Install one "
         "(Debian and Ubuntu: apt install fonts-noto-cjk), delete matplotlib's font cache "
-        f"({matplotlib.get_cachedir()}) and run again."
+        f"({get_cachedir()}) and run again."
     )
 
 
@@ -68,10 +67,10 @@ def _set_style() -> None:
         set_matplotlib_formats("svg")  # sharp on any screen and on paper
 
 
-def _new_axes(height: float, rows: int = 1, columns: int = 1, **options):
-    """Begin a figure; returns its axes."""
+def _new_axes(height: float, title: str = "", **options):
+    """Begin a figure; returns its axes, one or a grid of them."""
     _set_style()
-    return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)[1]
+    return plt.subplots(figsize=(WIDTH, height), subplot_kw={"title": title}, **options)[1]
 
 
 def _draw_interval(axes, rate: dict, row: float, colour: str) -> None:
@@ -81,15 +80,19 @@ def _draw_interval(axes, rate: dict, row: float, colour: str) -> None:
         axes.plot(rate["value"], row, "o", color=colour, markersize=7)
 
 
-def _finish(axes, title: str, xlabel: str, ylabel: str = "", x=None, y=None, rows=None, handles=None) -> None:
-    """Label the axes and show the figure, its legend below, where long names have room: the figure grows by it.
+def _finish(axes, xlabel: str = "", ylabel: str = "", x=None, y=None, rows=None, handles=None) -> None:
+    """Label the axes and show the figure, its legend below: there long names have room, and the figure grows by it.
 
-    Axes whose limits `x` or `y` are given show shares, as per cent; `rows` are names for the rows of the y axis.
+    Axes whose limits `x` or `y` are given are of shares, written as per cent; `rows` name the rows of the y axis.
     """
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     if rows:
         axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(-0.5, len(rows) - 0.5))
-    _percent_axes(axes, x, y)
+    for axis, limits, set_limits in ((axes.xaxis, x, axes.set_xlim), (axes.yaxis, y, axes.set_ylim)):
+        if limits:
+            set_limits(*limits)
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            axis.grid(alpha=0.3)
     handles = handles or axes.get_legend_handles_labels()[0]
     if handles and not axes.get_legend():
         columns = 3 if max(len(handle.get_label()) for handle in handles) < MAX_LABEL * 2 / 3 else 1
@@ -99,35 +102,30 @@ def _finish(axes, title: str, xlabel: str, ylabel: str = "", x=None, y=None, row
     plt.show()
 
 
-def _percent_axes(axes, x: tuple | None = None, y: tuple | None = None) -> None:
-    for axis, limits, set_limits in ((axes.xaxis, x, axes.set_xlim), (axes.yaxis, y, axes.set_ylim)):
-        if limits:
-            set_limits(*limits)
-            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-            axis.grid(alpha=0.3)
-
-
 def _colour(arm: str, index: int = 0) -> str:
     return BLUE if arm == TUNED else SERIES[index % len(SERIES)]
 
 
-def _label(arm: str, form: str = "{}\n{}", width: int = MAX_LABEL) -> str:
-    """Name an arm for people, with its identifier where it has another name."""
+def _label(arm: str, width: int = MAX_LABEL) -> str:
+    """Name an arm for people, with its identifier below."""
     name = textwrap.fill(name_of(arm), width)
-    return name if name_of(arm) == arm else form.format(name, arm)
+    return name if name_of(arm) == arm else f"{name}\n{arm}"
+
+
+def _legend_label(arm: str) -> str:
+    return arm if name_of(arm) == arm else f"{name_of(arm)} ({arm})"
 
 
 def kinds_by_part(notes: pd.DataFrame) -> str:
     """Draw how many notes of each kind are in train, validation and test."""
-    parts = ["train", "validation", "test"]
-    counts = pd.crosstab(notes["kind"], notes["part"]).reindex(columns=parts, fill_value=0)
+    counts = pd.crosstab(notes["kind"], notes["part"]).reindex(columns=["train", "validation", "test"], fill_value=0)
     total = counts.sum(axis=1).sort_values()
-    axes = _new_axes(0.5 * len(counts) + 1.0)
-    counts.loc[total.index].plot.barh(ax=axes, stacked=True, color=[BLUE, GREY, ORANGE], width=0.7, legend=False)
-    for row, kind in enumerate(total.index):
-        axes.text(total[kind] + 0.01 * total.max(), row, " + ".join(map(str, counts.loc[kind])), va="center")
+    counts = counts.loc[total.index]
+    axes = _new_axes(0.5 * len(counts) + 1.0, "Notes by kind: train + validation + test")
+    counts.plot.barh(ax=axes, stacked=True, color=[BLUE, GREY, ORANGE], width=0.7, legend=False)
+    axes.bar_label(axes.containers[-1], [" + ".join(map(str, row)) for row in counts.to_numpy()], padding=5)
     axes.set_xlim(right=total.max() * 1.2)
-    _finish(axes, "Notes by kind: train + validation + test", "notes")
+    _finish(axes, "notes")
     return (
         f"*{total.index[-1]}* has {total.iloc[-1]} notes, *{total.index[0]}* {total.iloc[0]}; "
         f"the test holds {counts['test'].min()} to {counts['test'].max()} notes of each kind."
@@ -136,7 +134,7 @@ def kinds_by_part(notes: pd.DataFrame) -> str:
 
 def token_lengths(lengths: pd.Series, budget: int) -> str:
     """Draw a histogram of note lengths in tokens, with the number that fits."""
-    axes = _new_axes(3.2)
+    axes = _new_axes(3.2, "Length of the notes in the base model's tokens")
     longest = max(lengths.max(), budget)
     axes.hist(lengths, bins=np.linspace(0, longest * 1.02, 50), color=BLUE)
     axes.axvline(budget, color=ORANGE, linewidth=2)
@@ -144,7 +142,7 @@ def token_lengths(lengths: pd.Series, budget: int) -> str:
     axes.annotate(f"{budget} tokens fit", (budget, 0.92), (side, 0), ha=align, xycoords=("data", "axes fraction"),
                   textcoords="offset points")  # fmt: skip
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(axes, "Length of the notes in the base model's tokens", "tokens a note", "notes")
+    _finish(axes, "tokens a note", "notes")
     return (
         f"The median note has {lengths.median():.0f} tokens and the longest {lengths.max()}; "
         f"{(lengths > budget).sum()} of {len(lengths)} notes are longer than the {budget} tokens that fit."
@@ -156,7 +154,7 @@ def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> str:
     columns = min(len(arms), 3)
     rows = -(-len(arms) // columns)
     height = rows * (min(max(2.0, 0.55 * len(kinds)), WIDTH / columns - 0.4) + 1.6)
-    grid = _new_axes(height, rows, columns, sharey=True, squeeze=False)
+    grid = _new_axes(height, nrows=rows, ncols=columns, sharey=True, squeeze=False)
     readings = []
     for axes, (arm, predictions) in zip(grid.flat, arms.items(), strict=False):
         counts = confusion_matrix(predictions["kind"], predictions["predicted"], labels=kinds)
@@ -169,7 +167,7 @@ def confusion_matrices(arms: dict[str, pd.DataFrame], kinds: list[str]) -> str:
         axes.set_yticks(range(len(kinds)), kinds)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set(title=_label(arm, width=MAX_TITLE), xlabel="predicted", ylabel="" if axes in grid[:, 1:] else "true kind")
+        axes.set(title=_label(arm, MAX_TITLE), xlabel="predicted", ylabel="" if axes in grid[:, 1:] else "true kind")
         wrong = counts - np.diag(np.diag(counts))
         true, answer = np.unravel_index(wrong.argmax(), wrong.shape)
         confusion = f"answers *{kinds[answer]}* for {wrong.max()} of {counts[true].sum()} notes of *{kinds[true]}*"
@@ -184,12 +182,12 @@ def accuracies(metrics: dict[str, dict], notes: str = "test notes") -> str:
     """Draw the accuracy of every arm with its 95 % interval, the best on top; `notes` says on which notes."""
     rates = {arm: metrics[arm]["accuracy"] for arm in metrics}
     ranked = sorted(rates, key=lambda arm: rates[arm]["value"])
-    axes = _new_axes(0.46 * len(ranked) + 1.1)
+    title = f"Accuracy on the same {rates[ranked[0]]['n']} {notes}, with 95 % intervals"
+    axes = _new_axes(0.46 * len(ranked) + 1.1, title)
     for row, arm in enumerate(ranked):
         _draw_interval(axes, rates[arm], row, _colour(arm))
         axes.text(rates[arm]["high"] + 0.015, row, percent(rates[arm]["value"]), va="center", color=_colour(arm))
-    title = f"Accuracy on the same {rates[ranked[0]]['n']} {notes}, with 95 % intervals"
-    _finish(axes, title, "share of notes sorted right", x=(0, 1.02), rows=[_label(arm) for arm in ranked])
+    _finish(axes, "share of notes sorted right", x=(0, 1.02), rows=[_label(arm) for arm in ranked])
     best, *others = (f"**{name_of(arm)}** for {with_interval(rates[arm])}" for arm in reversed(ranked))
     return f"Most often right is {best} of the notes{''.join(f', then {other}' for other in others[:1])}."
 
@@ -198,23 +196,23 @@ def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> str:
     """Draw the recall of every kind for each arm, with 95 % intervals; the first arm on top."""
     recall = {arm: measured["recall"] for arm, measured in metrics.items()}
     tested = {kind: count for kind in kinds if (count := next(iter(recall.values()))[kind]["n"])}
-    axes = _new_axes((0.35 + 0.17 * len(recall)) * len(tested) + 1.0)
+    axes = _new_axes((0.35 + 0.17 * len(recall)) * len(tested) + 1.0, "Recall by kind, with 95 % intervals")
     handles, readings = [], []
     for index, (arm, rates) in enumerate(recall.items()):
         colour, below = _colour(arm, index), 0.7 / len(recall) * (index - (len(recall) - 1) / 2)
         for row, kind in enumerate(reversed(tested)):
             _draw_interval(axes, rates[kind], row - below, colour)
-        handles.append(Line2D([], [], color=colour, marker="o", label=_label(arm, *IN_LINE)))
+        handles.append(Line2D([], [], color=colour, marker="o", label=_legend_label(arm)))
         least = min(tested, key=lambda kind, rates=rates: rates[kind]["value"])
         readings.append(f"**{name_of(arm)}** finds {with_interval(rates[least])} of *{least}*")
-    rows, meaning = [f"{kind} (n={tested[kind]})" for kind in reversed(tested)], "share of the test notes of that kind that were found"
-    _finish(axes, "Recall by kind, with 95 % intervals", meaning, x=(-0.02, 1.02), rows=rows, handles=handles)
+    rows = [f"{kind} (n={tested[kind]})" for kind in reversed(tested)]
+    _finish(axes, "share of the test notes of that kind that were found", x=(-0.02, 1.02), rows=rows, handles=handles)
     return f"Lowest recall: {'; '.join(readings)}."
 
 
 def reliability(answers: dict[str, pd.DataFrame]) -> str:
     """Draw how often answers are right, against how sure they were; a dot's size is the number of notes."""
-    axes = _new_axes(4.2)
+    axes = _new_axes(4.2, "Are answers right as often as they are sure?")
     axes.set_aspect("equal")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as sure as right")
     readings = []
@@ -225,17 +223,15 @@ def reliability(answers: dict[str, pd.DataFrame]) -> str:
                      clip_on=False)  # fmt: skip
         sure, right = (np.average(bins[column], weights=bins["notes"]) for column in ("confidence", "right"))
         readings.append(f"{name} {percent(sure)} and {percent(right)} (calibration error {error:.2f})")
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    for handle in legend.legend_handles[1:]:
+    for handle in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).legend_handles[1:]:
         handle.set_sizes([50])
-    meanings, limits = ("probability of the answer, ten bins", "share of right answers"), ((0, 1.02), (-0.02, 1.02))
-    _finish(axes, "Are answers right as often as they are sure?", *meanings, *limits)
+    _finish(axes, "probability of the answer, ten bins", "share of right answers", x=(0, 1.02), y=(-0.02, 1.02))
     return f"Mean probability of an answer, and share of right answers: {'; '.join(readings)}."
 
 
 def risk_coverage(arms: dict[str, pd.DataFrame], target: float | None = None, kept: float | None = None) -> str:
     """Draw the accuracy of the surest answers against their share; the target, and the share its threshold keeps."""
-    axes = _new_axes(3.6)
+    axes = _new_axes(3.6, "If only the surest answers count")
     readings = []
     for index, (arm, predictions) in enumerate(arms.items()):
         curve = measures.risk_coverage(predictions)
@@ -243,13 +239,12 @@ def risk_coverage(arms: dict[str, pd.DataFrame], target: float | None = None, ke
         readings.append(f"**{name_of(arm)}** {percent(half)} and {percent(whole)}")
         curve = curve.iloc[CURVE_START - 1 :]
         line = "-" if arm == TUNED else ("--", "-.")[index % 2]
-        axes.plot(curve["coverage"], curve["accuracy"], line, color=_colour(arm, index), label=_label(arm, *IN_LINE))
+        axes.plot(curve["coverage"], curve["accuracy"], line, color=_colour(arm, index), label=_legend_label(arm))
     if target:
         axes.axhline(target, color=GREEN, linestyle=":", label=f"target: {percent(target)}")
     if kept:
         axes.axvline(kept, color=GREEN, linewidth=1, label=f"sure enough: {percent(kept)} of the notes")
-    meanings = "share of the test notes that are answered", "share of right answers"
-    _finish(axes, "If only the surest answers count", *meanings, x=(0, 1.02), y=(0, 1.04))
+    _finish(axes, "share of the test notes that are answered", "share of right answers", x=(0, 1.02), y=(0, 1.04))
     return f"Share of right answers among the surer half, and among all: {'; '.join(readings)}."
 
 
@@ -258,18 +253,19 @@ def cost(metrics: dict[str, dict]) -> str:
     seconds = {arm: max(1e-7, measured["seconds_per_note"]) for arm, measured in metrics.items()}
     accuracy = {arm: measured["accuracy"]["value"] for arm, measured in metrics.items()}
     ranked = sorted(accuracy, key=accuracy.get)
-    axes = _new_axes(4.4)
+    axes = _new_axes(4.4, "Accuracy against time")
     # Labels of one line are moved apart, upwards from the bottom, and then below the top.
     gaps = LABEL_GAP * np.arange(len(ranked))
     heights = np.maximum.accumulate([accuracy[arm] for arm in ranked] - gaps) + gaps
     for arm, height in zip(ranked, np.minimum(heights, 1 - gaps[::-1]), strict=True):
-        point, line = (seconds[arm], accuracy[arm]), {"arrowstyle": "-", "color": _colour(arm), "alpha": 0.4, "relpos": (0, 0.5)}
-        axes.plot(*point, "o", color=_colour(arm), markersize=8)
-        axes.annotate(name_of(arm), point, (1.03, height), color=_colour(arm), va="center", textcoords="axes fraction",
+        point, colour = (seconds[arm], accuracy[arm]), _colour(arm)
+        line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "relpos": (0, 0.5)}
+        axes.plot(*point, "o", color=colour, markersize=8)
+        axes.annotate(name_of(arm), point, (1.03, height), color=colour, va="center", textcoords="axes fraction",
                       arrowprops=line)  # fmt: skip
     axes.set_xscale("log")
     axes.grid(alpha=0.3)
-    _finish(axes, "Accuracy against time", "seconds a note, logarithmic", "share of notes sorted right", y=(0, 1))
+    _finish(axes, "seconds a note, logarithmic", "share of notes sorted right", y=(0, 1))
     best, fastest, slowest = ranked[-1], min(seconds, key=seconds.get), max(seconds, key=seconds.get)
     times = {arm: f"{1000 * time:.0f}" if time >= 0.01 else f"{1000 * time:.2g}" for arm, time in seconds.items()}
     readings = [f"**{name_of(arm)}**, takes {times[arm]} ms a note" for arm in (best, fastest, slowest)]
@@ -278,45 +274,39 @@ def cost(metrics: dict[str, dict]) -> str:
 
 def training_curves(logs: dict[str, pd.DataFrame], best_step: int | None = None) -> str:
     """Draw loss, macro-F1 on validation and learning rate of one training or several, which may be under way."""
-    losses, scores, rates = _new_axes(6.0, 3, sharex=True, height_ratios=[3, 2, 1])
-    handles, readings = [], []
+    losses, scores, rates = _new_axes(6.0, nrows=3, sharex=True, height_ratios=[3, 2, 1])
+    readings = []
     for index, (name, log) in enumerate(logs.items()):
         colour, second = (BLUE, ORANGE) if len(logs) == 1 else (SERIES[index % len(SERIES)],) * 2
         log = log.reindex(columns=log.columns.union(["validation_loss", "validation_macro_f1"]))
         steps, passes = log.dropna(subset=["loss"]), log.dropna(subset=["validation_loss"])
         smooth = steps["loss"].rolling(max(1, len(steps) // 20), center=True, min_periods=1).mean()
         losses.plot(steps["step"], steps["loss"], color=colour, alpha=0.25, linewidth=1)
-        losses.plot(steps["step"], smooth, color=colour)
-        losses.plot(passes["step"], passes["validation_loss"], "o--", color=second)
+        losses.plot(steps["step"], smooth, color=colour, label=f"{name}: training, running mean")
+        losses.plot(passes["step"], passes["validation_loss"], "o--", color=second, label=f"{name}: validation")
         scores.plot(passes["step"], passes["validation_macro_f1"], "o--", color=second)
         rates.plot(steps["step"], steps["learning_rate"], color=colour)
-        handles.append(Line2D([], [], color=colour, label=f"{name}: training, running mean"))
-        handles.append(Line2D([], [], color=second, marker="o", linestyle="--", label=f"{name}: validation"))
-        readings.append(
-            f"**{name}**: training loss went from {smooth.iloc[0]:.2f} to {smooth.iloc[-1]:.2f} nats a note"
-        )
+        reading = f"**{name}**: training loss went from {smooth.iloc[0]:.2f} to {smooth.iloc[-1]:.2f} nats a note"
         for _, lowest in passes.nsmallest(1, "validation_loss").iterrows():
-            readings[-1] += f", validation loss is lowest at step {lowest['step']:.0f}, {lowest['validation_loss']:.2f}"
+            reading += f", validation loss is lowest at step {lowest['step']:.0f}, {lowest['validation_loss']:.2f}"
+        readings.append(reading)
     if best_step is not None:
-        handles.append(losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}"))
+        losses.axvline(best_step, color=GREY, linestyle=":", label=f"adapter kept: step {best_step}")
         scores.axvline(best_step, color=GREY, linestyle=":")
     losses.set(title="Loss: which of the kinds? Logarithmic", ylabel="nats a note", yscale="log")
-    losses.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    losses.yaxis.set_minor_formatter(NullFormatter())
+    losses.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
     scores.set(title="Macro-F1 on the validation notes")
-    _percent_axes(scores, y=(0, 1.02))
     rates.set(title="Learning rate", xlabel="optimizer step")
     rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     rates.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend_below(losses, handles)
-    plt.show()
+    _finish(scores, y=(0, 1.02), handles=losses.get_legend_handles_labels()[0])
     return f"{'; '.join(readings)}."
 
 
 def step_seconds(log: pd.DataFrame) -> str:
     """Draw the seconds of each optimizer step, and the peak of memory so far."""
     steps = log.dropna(subset=["loss"])
-    seconds, memory = _new_axes(2.6, columns=2)
+    seconds, memory = _new_axes(2.6, ncols=2)
     seconds.plot(steps["step"], steps["step_seconds"], ".", color=BLUE, markersize=3)
     seconds.axhline(steps["step_seconds"].median(), color=ORANGE)
     seconds.set(title="Seconds a step, and their median", ylabel="seconds")

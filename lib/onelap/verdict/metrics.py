@@ -30,23 +30,18 @@ def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: lis
 
 
 def assess(
-    validation: pd.DataFrame,
-    test: pd.DataFrame,
-    probabilities: np.ndarray,
-    seconds: float,
-    memory: dict,
-    kinds: list[str],
+    validation: pd.DataFrame, test: pd.DataFrame, probabilities: np.ndarray, seconds: float, gb: dict, kinds: list[str]
 ) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
     """Measure one arm: its predictions and metrics on the test notes, and its predictions on the validation notes.
 
-    probabilities: (validation notes + test notes, kinds). memory: `PeakMemory.gb`, measured while they were made.
-    The accuracy on the validation notes is among the metrics, because choices between arms are made on it, never on
-    the test.
+    probabilities: (validation notes + test notes, kinds). gb: `PeakMemory.gb`, measured while they were made. The
+    metrics have the accuracy on the validation notes too: choices between arms are made on it, never on the test.
     """
-    on_validation = predictions_table(validation, probabilities[: len(validation)], kinds, seconds)
-    predictions = predictions_table(test, probabilities[len(validation) :], kinds, seconds)
+    n = len(validation)
+    on_validation = predictions_table(validation, probabilities[:n], kinds, seconds)
+    predictions = predictions_table(test, probabilities[n:], kinds, seconds)
     metrics = measure(predictions, test["cluster"], kinds)
-    metrics |= {"validation_accuracy": rate(is_right(on_validation)), "peak_memory_gb": memory}
+    metrics |= {"validation_accuracy": rate(is_right(on_validation)), "peak_memory_gb": gb}
     return predictions, metrics, on_validation
 
 
@@ -71,7 +66,7 @@ def measure(predictions: pd.DataFrame, clusters: pd.Series, kinds: list[str]) ->
 
 def measure_sure(predictions: pd.DataFrame, threshold: float | None) -> dict:
     """Measure the sure answers: `{threshold, coverage, accuracy}`, the share that is sure and the share of it right."""
-    sure = _confidence(predictions) >= (np.inf if threshold is None else threshold)
+    sure = confidence(predictions) >= (np.inf if threshold is None else threshold)
     return {"threshold": threshold, "coverage": rate(sure), "accuracy": rate(is_right(predictions)[sure])}
 
 
@@ -95,25 +90,23 @@ def rate(hits: pd.Series | np.ndarray) -> dict:
 def calibration_error(predictions: pd.DataFrame) -> float | None:
     """Expected calibration error of the answers that were given, in 10 bins of equal width (Guo et al. 2017)."""
     table = reliability(predictions[predictions["predicted"] != ""])
-    gaps = table["notes"] * (table["right"] - table["confidence"]).abs()
-    return float(gaps.sum() / table["notes"].sum()) if len(table) else None
+    gaps = (table["right"] - table["confidence"]).abs()
+    return float(np.average(gaps, weights=table["notes"])) if len(table) else None
 
 
 def reliability(predictions: pd.DataFrame) -> pd.DataFrame:
     """Count, for each bin of confidence that holds notes: `notes`, mean `confidence`, and the share `right`."""
-    confidence = _confidence(predictions)
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    table = pd.DataFrame({"bin": bins, "confidence": confidence, "right": is_right(predictions).astype(float)})
+    sure = confidence(predictions)
+    bins = np.minimum((sure * ECE_BINS).astype(int), ECE_BINS - 1)
+    table = pd.DataFrame({"bin": bins, "confidence": sure, "right": is_right(predictions).astype(float)})
     return table.groupby("bin").agg(notes=("right", "size"), confidence=("confidence", "mean"), right=("right", "mean"))
 
 
 def risk_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
     """Compute `coverage` (share of notes answered, the surest first) and the `accuracy` of those answers."""
-    order = np.argsort(-_confidence(predictions), kind="stable")
-    answered = np.arange(1, len(order) + 1)
-    return pd.DataFrame(
-        {"coverage": answered / len(order), "accuracy": np.cumsum(is_right(predictions)[order]) / answered}
-    )
+    order = np.argsort(-confidence(predictions), kind="stable")
+    answered, right = np.arange(1, len(order) + 1), np.cumsum(is_right(predictions)[order])
+    return pd.DataFrame({"coverage": answered / len(order), "accuracy": right / answered})
 
 
 def is_right(predictions: pd.DataFrame) -> np.ndarray:
@@ -121,50 +114,42 @@ def is_right(predictions: pd.DataFrame) -> np.ndarray:
     return (predictions["kind"] == predictions["predicted"]).to_numpy()
 
 
-def _confidence(predictions: pd.DataFrame) -> np.ndarray:
-    return predictions["probabilities"].map(lambda p: max(p.values())).to_numpy()
+def confidence(predictions: pd.DataFrame) -> np.ndarray:
+    """(notes,) the probability of each answer."""
+    return predictions["probabilities"].map(lambda p: max(p.values())).to_numpy(float)
 
 
 def _macro_f1(truth: np.ndarray, predicted: np.ndarray, clusters: pd.Series) -> dict:
     """Macro-F1 over the kinds that occur, as truth or as answer, with an interval from resampled sources."""
-    members = _members(clusters)
+    sources = list(clusters.groupby(clusters.to_numpy()).indices.values())
 
-    def f1(rows):
+    def f1(sample):
+        rows = np.concatenate([sources[int(index)] for index in sample])
         occurring = sorted(set(truth[rows]) | set(predicted[rows]) - {""})
         return f1_score(truth[rows], predicted[rows], labels=occurring, average="macro", zero_division=0.0)
 
-    def statistic(sampled):
-        return f1(np.concatenate([members[int(index)] for index in sampled]))
-
-    low, high = (0.0, 1.0) if len(members) < 2 else _percentile(len(members), statistic, False, RESAMPLES // 4)
-    return {"value": float(f1(np.arange(len(truth)))), "low": low, "high": high, "n": len(truth)}
+    low, high = _bootstrap(len(sources), f1, (0.0, 1.0), RESAMPLES // 4)
+    return {"value": float(f1(range(len(sources)))), "low": low, "high": high, "n": len(truth)}
 
 
 def bootstrap_mean(values: np.ndarray, clusters: pd.Series) -> tuple[float, float]:
     """Interval of the mean of `values` when whole sources are resampled; -1 to 1 for a single source."""
-    members = _members(clusters)
-    if len(members) < 2:
-        return -1.0, 1.0
-    sums = np.array([values[member].sum() for member in members])
-    sizes = np.array([len(member) for member in members])
+    sources = pd.Series(values).groupby(clusters.to_numpy())
+    sums, sizes = sources.sum().to_numpy(), sources.size().to_numpy()
 
-    def statistic(sampled, axis):
-        sampled = sampled.astype(int)
-        return sums[sampled].sum(axis=axis) / sizes[sampled].sum(axis=axis)
+    def mean(sample, axis):
+        sample = sample.astype(int)
+        return sums[sample].sum(axis=axis) / sizes[sample].sum(axis=axis)
 
-    return _percentile(len(members), statistic, True, RESAMPLES)
+    return _bootstrap(len(sizes), mean, (-1.0, 1.0), RESAMPLES)
 
 
-def _members(clusters: pd.Series) -> list[np.ndarray]:
-    """Row numbers of each source."""
-    return list(clusters.reset_index(drop=True).groupby(clusters.to_numpy()).indices.values())
-
-
-def _percentile(clusters: int, statistic, vectorized: bool, resamples: int) -> tuple[float, float]:
+def _bootstrap(clusters: int, statistic, widest: tuple[float, float], resamples: int) -> tuple[float, float]:
     """Percentiles of the bootstrap distribution, further out the fewer clusters there are (Hesterberg 2015)."""
+    if clusters < 2:
+        return widest
     t = stats.t.isf((1 - CONFIDENCE) / 2, clusters - 1)
     outside = stats.norm.sf(np.sqrt(clusters / (clusters - 1)) * t)
-    options = {"n_resamples": resamples, "vectorized": vectorized, "confidence_level": 1 - 2 * outside}
-    rng = np.random.default_rng(0)
-    result = stats.bootstrap((np.arange(clusters),), statistic, method="percentile", rng=rng, **options)
+    options = {"n_resamples": resamples, "confidence_level": 1 - 2 * outside, "method": "percentile"}
+    result = stats.bootstrap((np.arange(clusters),), statistic, rng=np.random.default_rng(0), **options)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

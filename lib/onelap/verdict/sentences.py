@@ -1,6 +1,6 @@
 """Numbers, arms and the verdict in words."""
 
-ARM_NAMES = {
+ARM_NAMES = {  # for people; an arm without a name keeps its identifier
     "majority": "most frequent kind",
     "markup": "length and markup",
     "tfidf": "TF-IDF",
@@ -12,7 +12,12 @@ ARM_NAMES = {
     "endpoint": "general model",
     "qlora": "QLoRA",
 }
-"""What a person reads for an arm's identifier; an arm without a name keeps its identifier."""
+# Of fine-tuning, beside the best untuned arm; of the best cheap arm, beside QLoRA.
+VERDICTS = {
+    "better": ("fine-tuning helped", "QLoRA beat it"),
+    "worse": ("fine-tuning did harm", "QLoRA lost to it"),
+    "cannot_tell": ("cannot tell whether fine-tuning helped", "cannot tell it from QLoRA"),
+}
 
 
 def name_of(arm: str) -> str:
@@ -35,16 +40,7 @@ def state_verdict(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
     """
     before, rival = tuned["a"], cheap["a"]
     gain, low, high = (_signed_points(tuned["difference"][name]) for name in ("value", "low", "high"))
-    against_base = {
-        "better": "fine-tuning helped",
-        "worse": "fine-tuning did harm",
-        "cannot_tell": f"cannot tell whether fine-tuning helped{_notes_needed(tuned)}",
-    }[tuned["verdict"]]
-    against_rival = {
-        "better": "QLoRA beat it",
-        "worse": "QLoRA lost to it",
-        "cannot_tell": f"cannot tell it from QLoRA{_notes_needed(cheap)}",
-    }[cheap["verdict"]]
+    against_base, against_rival = (_verdict(pair, place) for place, pair in enumerate((tuned, cheap)))
     return (
         f"{name_of(before)}: {percent(accuracy[before])} → QLoRA: {percent(accuracy['qlora'])} "
         f"on {tuned['n']} frozen test notes "
@@ -53,9 +49,11 @@ def state_verdict(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
     )
 
 
-def _notes_needed(pair: dict) -> str:
-    more = pair["more_notes"]
-    return f" (about {float(f'{more:.2g}'):,.0f} more test notes, from new sources, would)" if more else ""
+def _verdict(pair: dict, place: int) -> str:
+    words, more = VERDICTS[pair["verdict"]][place], pair["more_notes"]
+    if pair["verdict"] != "cannot_tell" or not more:
+        return words
+    return f"{words} (about {float(f'{more:.2g}'):,.0f} more test notes, from new sources, would)"
 
 
 def percent(share: float | None) -> str:

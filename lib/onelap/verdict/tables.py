@@ -4,6 +4,7 @@ import pandas as pd
 
 from onelap.machine.progress import format_duration
 from onelap.verdict.compare import TUNED
+from onelap.verdict.metrics import confidence, is_right
 from onelap.verdict.sentences import hundredths, name_of, percent, points, with_interval
 
 TEXT_CHARACTERS = 600  # of a note in a table
@@ -44,12 +45,11 @@ def cost_table(metrics: dict[str, dict], notes: int) -> pd.DataFrame:
 
 def rates_table(metrics: dict, kinds: list[str]) -> pd.DataFrame:
     """Tabulate recall and precision of each kind."""
-    rows = {
-        kind: {f"{rate} (95 % interval)": with_interval(metrics[rate][kind]) for rate in ("recall", "precision")}
-        | {"test notes": metrics["recall"][kind]["n"]}
-        for kind in kinds
+    columns = {
+        f"{rate} (95 % interval)": pd.Series(metrics[rate]).map(with_interval) for rate in ("recall", "precision")
     }
-    return pd.DataFrame(rows).T
+    columns["test notes"] = pd.Series(metrics["recall"]).map(lambda rate: rate["n"])
+    return pd.DataFrame(columns, index=kinds)
 
 
 def pairs_table(pairs: list[dict]) -> pd.DataFrame:
@@ -70,10 +70,10 @@ def pairs_table(pairs: list[dict]) -> pd.DataFrame:
 
 def mistakes_table(predictions: pd.DataFrame, texts: pd.Series | None, count: int) -> pd.DataFrame:
     """List the wrong answers that were surest; with `texts` by id, or ids only where it is None."""
-    wrong = predictions[predictions["kind"] != predictions["predicted"]]
-    sure = wrong["probabilities"].map(lambda shares: max(shares.values()), na_action="ignore").astype(float)
-    wrong = wrong.assign(probability=sure.map(percent)).loc[sure.nlargest(count).index]
-    return _with_texts(wrong[["id", "kind", "predicted", "probability"]], texts)
+    wrong = predictions[~is_right(predictions)]
+    wrong = wrong.assign(probability=confidence(wrong)).nlargest(count, "probability")
+    table = wrong.assign(probability=wrong["probability"].map(percent))[["id", "kind", "predicted", "probability"]]
+    return table if texts is None else table.assign(text=table["id"].map(texts))
 
 
 def disagreements_table(
@@ -85,10 +85,7 @@ def disagreements_table(
     change = (both["predicted_b"] == both["kind"]).astype(int) - (both["predicted_a"] == both["kind"]).astype(int)
     both = both.rename(columns={"predicted_a": name_a, "predicted_b": name_b})
     both = both.assign(change=change.map({1: "gained", -1: "lost", 0: "both wrong"}))
-    return _with_texts(both.sort_values(["change", "kind", "id"], ignore_index=True), texts)
-
-
-def _with_texts(table: pd.DataFrame, texts: pd.Series | None) -> pd.DataFrame:
+    table = both.sort_values(["change", "kind", "id"], ignore_index=True)
     return table if texts is None else table.assign(text=table["id"].map(texts))
 
 
@@ -97,7 +94,5 @@ def show_rows(table: pd.DataFrame, characters: int = TEXT_CHARACTERS):
     if "text" in table:
         cut = table["text"].str.slice(0, characters)
         table = table.assign(text=cut.where(cut == table["text"], cut + "…"))
-    left = [("text-align", "left"), ("white-space", "pre-wrap")]
-    return (
-        table.style.hide(axis="index").format(escape="html").set_table_styles([{"selector": "th, td", "props": left}])
-    )
+    left = {"selector": "th, td", "props": [("text-align", "left"), ("white-space", "pre-wrap")]}
+    return table.style.hide(axis="index").format(escape="html").set_table_styles([left])
