@@ -42,9 +42,10 @@ def test_unknown_name_is_refused_with_the_command_that_downloads_it(name):
         locate_base(name)
 
 
-def test_folder_without_a_model_is_refused_with_what_is_missing(tmp_path):
+@pytest.mark.parametrize("name", ["", "params"])
+def test_folder_without_a_model_is_refused_with_what_is_missing(name):
     with pytest.raises(UserError, match=r"found no config.json and no tokenizer\* and no \*.safetensors"):
-        locate_base(str(tmp_path))
+        locate_base(name)
 
 
 def test_tokenizer_without_an_end_token_is_refused(toy_base, tmp_path):

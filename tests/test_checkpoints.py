@@ -205,9 +205,9 @@ def test_state_is_read_as_it_was_written(tmp_path):
         "none": None,
     }
     tensors.write_state(tmp_path, state)
-    read = tensors.read_state(tmp_path)
-    assert read["groups"] == state["groups"] and read["none"] is None
-    assert torch.equal(read["state"]["1"]["map"], shared[1:]) and read["state"]["0"]["step"] == 3
+    copy = tensors.read_state(tmp_path)
+    assert copy["groups"] == state["groups"] and copy["none"] is None
+    assert torch.equal(copy["state"]["1"]["map"], shared[1:]) and copy["state"]["0"]["step"] == 3
 
 
 def test_random_numbers_continue_from_their_stored_state(tmp_path):

@@ -135,7 +135,7 @@ def test_folder_that_cannot_be_opened_is_named(tmp_path):
 
 
 def is_json(value) -> bool:
-    """Whether JSON can carry it."""
+    """Tell whether JSON can carry a value."""
     try:
         json.dumps(value)
     except TypeError:

@@ -1,4 +1,4 @@
-"""What only a CUDA card can show."""
+"""Tests that need a CUDA card."""
 
 from dataclasses import replace
 

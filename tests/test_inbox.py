@@ -1,4 +1,4 @@
-"""What waits to be sorted."""
+"""Notes that wait to be sorted."""
 
 import io
 import threading

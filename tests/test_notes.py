@@ -1,13 +1,18 @@
 """Reading notes, and the words of every error about them."""
 
+import io
 import json
+import re
 
+import pandas as pd
 import pytest
 
 from onelap import UserError
+from onelap.daily.inbox import Inbox
 from onelap.notes.duplicates import drop_duplicates
+from onelap.notes.encoding import read_text
 from onelap.notes.fields import Fields
-from onelap.notes.read import check_kinds, guess_languages, locate_notes, read_all, read_notes
+from onelap.notes.read import check_kinds, clean, guess_languages, locate_notes, read_all, read_notes
 
 KINDS = ("lesson", "knowledge", "value", "design decision", "none")
 COLUMNS = ["id", "text", "kind", "source"]
@@ -235,9 +240,29 @@ def test_exact_duplicates_are_dropped_and_conflicting_kinds_reported(tmp_path):
     ]
 
 
-def test_languages_of_longer_notes_are_guessed():
-    import pandas as pd
+def test_training_and_sorting_see_the_same_text_of_every_note(hostile_vault):
+    fields = Fields(("lesson", "knowledge", "value", "decision", "none"))
+    head = "---\nkind: value\nsource: me\n---\n# Value\n"
+    rows = [{"text": f"{head}Be kind. #value", "id": 7}, {"text": f"{head}Be [[Ana|honest]].", "kind": "value"}]
+    lines = "\n".join(map(json.dumps, rows)) + "\n"
+    write(hostile_vault, "head.jsonl", lines)
+    write(hostile_vault, "head.csv", f'text,kind\n"{head}Be brave.",value\n')
 
+    reading = read_all(hostile_vault, fields)
+    notes = pd.concat([reading.notes, reading.unlabelled])[["id", "text"]].values
+    trained = sorted((re.sub(r"(\.jsonl|\.csv) .*", r"\1", identity), text) for identity, text in notes)
+    items = [item for item in Inbox([str(hostile_vault)]).items(fields) if item.text]
+    assert sorted((item.where["path"].removeprefix(f"{hostile_vault}/"), item.text) for item in items) == trained
+    assert {("rows.jsonl", "a row"), ("head.jsonl", "Be kind."), ("head.csv", "Be brave.")} <= set(trained)
+
+    on_standard_input = Inbox(["-"], io.BytesIO(lines.encode())).items(fields)
+    assert [item.text for item in on_standard_input] == ["Be kind.", "Be honest."]
+    files = [(hostile_vault / name, text) for name, text in trained if "\ufffd" not in name]
+    whole = [(read_text(file, max_bytes=None)[0], text) for file, text in files if file.suffix in (".md", ".txt")]
+    assert len(whole) > 10 and all(clean(content, fields) == text for content, text in whole)
+
+
+def test_languages_of_longer_notes_are_guessed():
     texts = pd.Series(["The bees were calm today, so I opened the second hive.", "今日は畑でトマトの芽かきをした。"])
     assert list(guess_languages(texts)) == ["en", "ja"]
 

@@ -1,4 +1,4 @@
-"""What the repository promises of itself: style, sample notes, the embedded base."""
+"""Style of the code, and what is promised about the sample notes and the embedded base."""
 
 import re
 import subprocess

@@ -1,10 +1,12 @@
 """The prompt: only the note is cut, and whatever it contains is text."""
 
+import re
+
 import pytest
 
 from onelap import UserError
 from onelap.arms.base import load_tokenizer
-from onelap.arms.prompts import MEANINGS, build_prompt, parse_definitions
+from onelap.arms.prompts import MEANINGS, MIN_NOTE_TOKENS, build_prompt, parse_definitions
 
 KINDS = ["knowledge", "lesson", "none"]
 
@@ -58,8 +60,12 @@ def test_tokenizer_keeps_japanese(tokenizer):
 
 
 def test_max_length_without_room_for_notes_is_refused_with_the_needed_one(tokenizer):
-    with pytest.raises(UserError, match=r"max_length: expected at least (\d+) tokens .*, found 64"):
+    with pytest.raises(UserError) as refusal:
         build_prompt(tokenizer, KINDS, max_length=64)
+    needed = int(re.match(r"max_length: expected at least (\d+) tokens .*, found 64$", str(refusal.value))[1])
+    assert build_prompt(tokenizer, KINDS, needed).note_budget == MIN_NOTE_TOKENS
+    with pytest.raises(UserError, match=f"at least {needed} tokens .*, found {needed - 1}"):
+        build_prompt(tokenizer, KINDS, needed - 1)
 
 
 def test_definitions_and_examples_precede_the_note_and_do_not_shorten_it(tokenizer):

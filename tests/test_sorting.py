@@ -92,7 +92,7 @@ def test_note_that_cannot_be_scored_is_the_only_one_without_a_kind(sorter, monke
 
 
 def test_sorter_accepts_a_copy_of_its_base(lap, tmp_path):
-    """Its files have other times then: they are read."""
+    """The files of a copy have other times, so they are read again."""
     run = shutil.copytree(lap[0], tmp_path / "run")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     copy = tmp_path / "copied base"
@@ -141,7 +141,7 @@ def forget(run, entry):
 
 
 def with_other_weights(run):
-    """The same base, tokenizer and all, trained a little more."""
+    """Replace the base by a copy with slightly other weights."""
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     base = shutil.copytree(record["scoring"]["base_model"], run / "base")
     weights = bytearray((base / "model.safetensors").read_bytes())

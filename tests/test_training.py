@@ -28,7 +28,8 @@ SIXTEEN_BITS = Precision("cpu", torch.bfloat16, bf16=True, fp16=False, why="as o
 
 
 @pytest.fixture
-def built(toy_base, tmp_path):
+def training(toy_base, tmp_path):
+    """A trainer of three steps, its prompt and its run."""
     run = Run.open(tmp_path / "run")
     notes = pd.DataFrame(toy_notes(36)).assign(id=[str(number) for number in range(36)])
     notes["part"] = ["train"] * 20 + ["validation"] * 8 + ["test"] * 8
@@ -53,16 +54,16 @@ def lora_parameters(model):
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_only_lora_matrices_of_the_seven_layers_are_trained_in_float32(built):
-    trainer, _, _ = built
+def test_only_lora_matrices_of_the_seven_layers_are_trained_in_float32(training):
+    trainer, _, _ = training
     trained = lora_parameters(trainer.model)
     assert len(trained) == 2 * len(TARGETS) * 2  # A and B, seven layers, two blocks
     assert all("lora_" in name and any(target in name for target in TARGETS) for name in trained)
     assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
 
 
-def test_base_is_in_nf4_with_double_quantization(built):
-    trainer, _, _ = built
+def test_base_is_in_nf4_with_double_quantization(training):
+    trainer, _, _ = training
     layers = [module for module in trainer.model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
     assert len(layers) == 14
     for layer in layers:
@@ -70,9 +71,9 @@ def test_base_is_in_nf4_with_double_quantization(built):
         assert layer.weight.quant_state.quant_type == "nf4" and layer.weight.quant_state.nested
 
 
-def test_gradients_reach_every_lora_matrix_after_a_validation_pass(built):
+def test_gradients_reach_every_lora_matrix_after_a_validation_pass(training):
     """On CPUs with AVX512-BF16, a forward pass in eval mode can switch the backward pass off."""
-    trainer, prompt, _ = built
+    trainer, prompt, _ = training
     # B starts at zero, and then A gets no gradient: move it first.
     for name, parameter in lora_parameters(trainer.model).items():
         if "lora_B" in name:
@@ -86,8 +87,8 @@ def test_gradients_reach_every_lora_matrix_after_a_validation_pass(built):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_loss_is_that_of_the_scored_kinds_plus_spelling(built, temperature):
-    trainer, prompt, run = built
+def test_loss_is_that_of_the_scored_kinds_plus_spelling(training, temperature):
+    trainer, prompt, run = training
     trainer.recipe = replace(TOY_RECIPE, label_temperature=temperature)
     notes = run.read_part("validation")
     log_p = np.log(score(trainer.model, prompt, notes["text"].tolist(), 4)[0]) / temperature
@@ -106,9 +107,9 @@ def spelling_loss(model, prompt, text, kind):
         return model(input_ids=torch.tensor([start + answer]), labels=labels).loss.item() * len(answer)
 
 
-def test_micro_batch_does_not_change_the_loss(built, toy_base, tmp_path):
+def test_micro_batch_does_not_change_the_loss(training, toy_base, tmp_path):
     """20 notes in batches of 6 leave a last batch of 2; the others are accumulated from micro-batches of 3."""
-    _, prompt, run = built
+    _, prompt, run = training
 
     def losses(micro_batch, effective_batch):
         recipe = replace(TOY_RECIPE, micro_batch=micro_batch, effective_batch=effective_batch, lora_dropout=0.0)
@@ -119,8 +120,8 @@ def test_micro_batch_does_not_change_the_loss(built, toy_base, tmp_path):
     np.testing.assert_allclose(losses(3, 6), losses(6, 6), rtol=1e-3)
 
 
-def test_gradient_checkpointing_computes_a_block_twice_and_gives_the_same_loss_and_gradients(built):
-    trainer, _, _ = built
+def test_gradient_checkpointing_computes_a_block_twice_and_gives_the_same_loss_and_gradients(training):
+    trainer, _, _ = training
     batch, passes = batch_of(trainer), []
     trainer.model.base_model.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
 
@@ -142,8 +143,8 @@ def test_gradient_checkpointing_computes_a_block_twice_and_gives_the_same_loss_a
     torch.testing.assert_close(recomputed, plain)
 
 
-def test_model_that_overflows_ends_scoring_and_training(built):
-    trainer, prompt, run = built
+def test_model_that_overflows_ends_scoring_and_training(training):
+    trainer, prompt, run = training
     trainer.model.get_input_embeddings().weight.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="scores that are not finite"):
         score(trainer.model, prompt, ["some note"], batch_size=1)
@@ -151,8 +152,8 @@ def test_model_that_overflows_ends_scoring_and_training(built):
         train(trainer, run.adapter_path, 600)
 
 
-def test_training_learns_and_its_saved_adapter_gives_the_same_probabilities(built, toy_base):
-    trainer, prompt, run = built
+def test_training_learns_and_its_saved_adapter_gives_the_same_probabilities(training, toy_base):
+    trainer, prompt, run = training
     log = train(trainer, run.adapter_path, 600)
     steps = log.dropna(subset=["loss"])
     assert list(steps["step"]) == [1, 2, 3]
@@ -166,9 +167,9 @@ def test_training_learns_and_its_saved_adapter_gives_the_same_probabilities(buil
     assert abs(score(reloaded, prompt, texts, 4)[0] - trained).max() < 1e-5
 
 
-def test_same_seed_gives_the_same_predictions_and_another_seed_others(built, toy_base, tmp_path):
+def test_same_seed_gives_the_same_predictions_and_another_seed_others(training, toy_base, tmp_path):
     """Two trainings on one machine, with the same parameters and data, predict identical probabilities."""
-    _, prompt, run = built
+    _, prompt, run = training
     texts = run.read_part("test")["text"].tolist()
 
     def predictions(seed):
@@ -182,8 +183,8 @@ def test_same_seed_gives_the_same_predictions_and_another_seed_others(built, toy
     assert np.abs(predictions(1) - first).max() > 0
 
 
-def test_adapter_that_differs_from_the_trained_model_is_refused(built, toy_base, tmp_path):
-    trainer, prompt, run = built
+def test_adapter_that_differs_from_the_trained_model_is_refused(training, toy_base, tmp_path):
+    trainer, prompt, run = training
     texts = run.read_part("validation")["text"].tolist()
     write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
     assert check_probe(trainer.model, prompt, texts, tmp_path / "probe.json") < 1e-6
@@ -194,9 +195,9 @@ def test_adapter_that_differs_from_the_trained_model_is_refused(built, toy_base,
         check_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
 
 
-def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, built, tmp_path):
+def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, training, tmp_path):
     """As on a card: the Trainer leaves the model that it has trained in autocast, in which a loaded one is not."""
-    _, prompt, run = built
+    _, prompt, run = training
     recipe = replace(TOY_RECIPE, learning_rate=3e-2, epochs=3.0)
     trainer = prepare_trainer(toy_base, prompt, SIXTEEN_BITS, recipe, *parts_of(run), tmp_path / "t")
     train(trainer, tmp_path / "adapter", 600)
@@ -219,16 +220,16 @@ def test_damaged_json_lines_are_one_clear_error(tmp_path):
         read_lines(path)
 
 
-def test_spent_budget_ends_training_with_a_validated_adapter(built):
-    trainer, _, run = built
+def test_spent_budget_ends_training_with_a_validated_adapter(training):
+    trainer, _, run = training
     log = train(trainer, run.adapter_path, 0)
     assert trainer.state.global_step == 1 < trainer.state.max_steps
     assert len(log["validation_macro_f1"].dropna()) == 1
     assert (run.adapter_path / "adapter_model.safetensors").exists()
 
 
-def test_measure_changes_no_weight_and_no_random_number(built):
-    trainer, _, _ = built
+def test_measure_changes_no_weight_and_no_random_number(training):
+    trainer, _, _ = training
     before = {name: weight.detach().clone() for name, weight in lora_parameters(trainer.model).items()}
     state = torch.get_rng_state()
     step, forward = measure(trainer)
@@ -240,8 +241,8 @@ def test_measure_changes_no_weight_and_no_random_number(built):
     assert workload_of(trainer).longest >= 4 * max(len(row["input_ids"]) for row in trainer.train_dataset)
 
 
-def test_number_formats_that_fail_on_a_turing_card_are_refused_before_the_first_step(built):
-    trainer, _, _ = built
+def test_number_formats_that_fail_on_a_turing_card_are_refused_before_the_first_step(training):
+    trainer, _, _ = training
     turing = Precision("cuda:0", torch.float16, bf16=False, fp16=True, why="compute capability 7.5")
     check_formats(trainer.model, turing)
     name, parameter = next(iter(lora_parameters(trainer.model).items()))
@@ -266,23 +267,23 @@ def wide_base(toy_base, tmp_path):
 NARROW = Precision("cpu", torch.float16, bf16=False, fp16=False, why="so that activations overflow")
 
 
-def test_training_falls_back_to_float32_where_probe_steps_are_not_finite(wide_base, built, tmp_path, capsys):
-    _, prompt, run = built
+def test_training_falls_back_to_float32_where_probe_steps_are_not_finite(wide_base, training, tmp_path, capsys):
+    _, prompt, run = training
     trainer = prepare_trainer(wide_base, prompt, NARROW, TOY_RECIPE, *parts_of(run), tmp_path / "t")
     assert trainer.precision == NARROW.safe and trainer.precision.choice == "fp32"
     assert "not finite in float16: training in float32 instead" in capsys.readouterr().out
     assert np.isfinite(train(trainer, tmp_path / "a", 600)["loss"].dropna()).all()
 
 
-def test_scoring_falls_back_to_float32_where_scores_are_not_finite(wide_base, built, capsys):
-    _, prompt, _ = built
+def test_scoring_falls_back_to_float32_where_scores_are_not_finite(wide_base, training, capsys):
+    _, prompt, _ = training
     model = load_finite_base(wide_base, NARROW, prompt, ["some note", "another one"])
     assert model.dtype == torch.float32 and "Scores are not finite in float16" in capsys.readouterr().out
     assert np.isfinite(score(model, prompt, ["some note"], 1)[0]).all()
 
 
-def test_base_that_is_not_finite_in_float32_is_refused(toy_base, built, tmp_path):
-    _, prompt, run = built
+def test_base_that_is_not_finite_in_float32_is_refused(toy_base, training, tmp_path):
+    _, prompt, run = training
     folder = shutil.copytree(toy_base, tmp_path / "nan")
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"].fill_(float("nan"))
@@ -302,7 +303,7 @@ def test_number_format_that_the_device_lacks_is_refused():
     ("capability", "choice"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((8, 9), "bf16"), ((12, 0), "bf16")]
 )
 def test_precision_follows_from_the_compute_capability(monkeypatch, capability, choice):
-    """What a driver would say stands in for cards that are not here."""
+    """The answers of a driver stand in for cards that are not here."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")

@@ -1,4 +1,4 @@
-"""The commands; `--help` prints their docstrings. Each imports what it needs, so that help and completion do not wait."""
+"""The commands; `--help` shows their docstrings. Each imports what it needs: help and completion must not wait."""
 
 import argparse
 import json
@@ -44,25 +44,20 @@ def run(options: argparse.Namespace) -> None:
 
 def runs(options: argparse.Namespace) -> None:
     """List all runs, or show what differs between two."""
-    if options.run:
-        return _two_runs(options)
     import pandas as pd
 
-    from onelap.lap.history import list_runs
-
-    table = list_runs(options.outputs)
-    if table.empty:
-        raise UserError(f"no runs in {options.outputs} yet; `onelap run params/embedded.yaml` makes one")
-    for row in table.itertuples():
-        seconds = "" if pd.isna(row.seconds) else f"{row.seconds:.0f} s"
-        result = f"\n    {row.result}" if row.result else ""
-        print(f"{row.run}  {row.status}  {row.params}  {seconds}\n    arms: {row.arms or 'none'}{result}")
-
-
-def _two_runs(options: argparse.Namespace) -> None:
-    from onelap.lap.history import compare_runs, differences, find_run
+    from onelap.lap.history import compare_runs, differences, find_run, list_runs
     from onelap.verdict.sentences import percent, points_with_interval
 
+    if not options.run:
+        table = list_runs(options.outputs)
+        if table.empty:
+            raise UserError(f"no runs in {options.outputs} yet; `onelap run params/embedded.yaml` makes one")
+        for row in table.itertuples():
+            seconds = "" if pd.isna(row.seconds) else f"{row.seconds:.0f} s"
+            result = f"\n    {row.result}" if row.result else ""
+            print(f"{row.run}  {row.status}  {row.params}  {seconds}\n    arms: {row.arms or 'none'}{result}")
+        return
     if len(options.run) != 2:
         raise UserError(f"expected two runs to compare, or none to list all; found {len(options.run)}")
     a, b = (find_run(name, options.outputs) for name in options.run)
@@ -215,7 +210,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def _parameters(options: argparse.Namespace, source: Path | dict | None, check=lambda parameters: []) -> dict:
-    """Resolve parameters. Raises one UserError for all problems, those of `check` too, with the command to fetch a base."""
+    """Resolve parameters. Raises a UserError of all problems, those of `check` too; it names the fetch command."""
     from onelap.lap.parameters import read_parameters
 
     parameters, problems = read_parameters(source, options.parameter)

@@ -103,9 +103,8 @@ def build_prompt(
     if not definitions and not examples:
         return prompt
     requests = [_request(kinds, definitions or {}), *[request] * len(examples)]
-    *turns, after = map(ids, _render(tokenizer, requests, [kind for _, kind in examples]))
-    before = turns[0]
-    for (text, _), following in zip(examples, turns[1:], strict=True):
+    before, *turns, after = map(ids, _render(tokenizer, requests, [kind for _, kind in examples]))
+    for (text, _), following in zip(examples, turns, strict=True):
         before = before + _shorten(prompt.note_tokens(text), MAX_EXAMPLE_TOKENS) + following
     return Prompt(tokenizer, before, after, answers, budget)
 

@@ -83,11 +83,11 @@ def compare_runs(a: Run, b: Run) -> dict[str, dict]:
             f"{a.path.name} and {b.path.name} were measured on different test notes ({len(test)} and {len(other)}, "
             f"{shared} ids in both): only runs with the same notes, seed and shares can be compared"
         )
-    (name_a, left), (name_b, right) = ((run.path.name, run.read_arms()) for run in (a, b))
-    shared = [arm for arm in left if arm in right]
+    left, right = a.read_arms(), b.read_arms()
     return {
-        arm: compare(f"{name_a} {arm}", left[arm][0], f"{name_b} {arm}", right[arm][0], test["cluster"])
-        for arm in shared
+        arm: compare(f"{a.path.name} {arm}", left[arm][0], f"{b.path.name} {arm}", right[arm][0], test["cluster"])
+        for arm in left
+        if arm in right
     }
 
 

@@ -1,14 +1,4 @@
-"""The run folder and its record: one lap's inputs and results.
-
-params.yaml            every parameter of every notebook, resolved; written first
-run.json               the record: status, times, versions, hashes; rewritten atomically
-01_data_prep.ipynb …   executed notebooks
-dataset/               train.jsonl validation.jsonl test.jsonl manifest.json
-arms/<arm>/            predictions.jsonl metrics.json, and validation.jsonl: predictions that choices rest on
-training/              log.jsonl, checkpoints
-adapter/               the best adapter, safetensors
-comparison.json        arms, pairs, verdict and the sentence that states it
-"""
+"""The run folder and its record: one lap's inputs and results."""
 
 import dataclasses
 import hashlib
@@ -56,12 +46,15 @@ class Run:
     """One run folder. Notebooks get theirs with `Run.open(run_dir)`."""
 
     def __init__(self, path: Path):
-        self.path = path.absolute()  # kernels have another working directory
-        self.record_path, self.params_path = self.path / "run.json", self.path / "params.yaml"
-        self.dataset_path, self.arms_path = self.path / "dataset", self.path / "arms"
-        self.manifest_path = self.dataset_path / "manifest.json"
-        self.training_path, self.adapter_path = self.path / "training", self.path / "adapter"
-        self.comparison_path = self.path / "comparison.json"
+        self.path = path = path.absolute()  # kernels have another working directory; executed notebooks are here
+        self.params_path = path / "params.yaml"  # every parameter of every notebook, resolved; written first
+        self.record_path = path / "run.json"  # status, times, versions, hashes; rewritten atomically
+        self.dataset_path = path / "dataset"  # train.jsonl validation.jsonl test.jsonl
+        self.manifest_path = self.dataset_path / "manifest.json"  # what was read, and how it was split
+        self.arms_path = path / "arms"  # a folder an arm: predictions.jsonl metrics.json validation.jsonl
+        self.training_path = path / "training"  # log.jsonl, checkpoints
+        self.adapter_path = path / "adapter"  # the best adapter, safetensors
+        self.comparison_path = path / "comparison.json"  # arms, pairs, verdict and the sentence that states it
 
     @classmethod
     def create(cls, params: str, parameters: dict, folder: Path | None) -> "Run":

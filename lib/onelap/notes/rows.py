@@ -16,7 +16,10 @@ Row = tuple[int, dict | str]
 
 def rows_of(path: Path, content: str) -> Iterator[Row]:
     """Yield the rows of a file with this content, whose suffix says how they are written."""
-    return _table_rows(content) if path.suffix.lower() in TABLE_SUFFIXES else _json_rows(content)
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return _table_rows(content)
+    lines = enumerate(content.split("\n"), start=1)
+    return ((number, parse_json_row(line)) for number, line in lines if line.strip())
 
 
 def parse_json_row(line: str) -> dict | str:
@@ -33,12 +36,6 @@ def value_of(values: dict, field: str) -> object:
     if field in values:
         return values[field]
     return next((values[name] for name in values if isinstance(name, str) and name.lower() == field.lower()), None)
-
-
-def _json_rows(content: str) -> Iterator[Row]:
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            yield number, parse_json_row(line)
 
 
 def _table_rows(content: str) -> Iterator[Row]:

@@ -297,10 +297,10 @@ class Forecast:
 
 
 def forecast(parameters: dict, precision: Precision) -> Forecast:
-    """Make a forecast from the parameters of a lap: reads the notes, and of the base only its configuration.
+    """Make a forecast from the parameters of a lap; reads the notes, and of the base only its configuration.
 
-    Where the base is not on this machine, tokens are counted by the embedded base's tokenizer, whose vocabulary is
-    small: it counts too many rather than too few. Raises UserError for notes or a base that cannot be read.
+    Where the base is not on this machine, tokens are counted by the embedded base's tokenizer: too many rather than too
+    few, because its vocabulary is small. Raises UserError for notes or a base that cannot be read.
     """
     notes, prompt = _notes_and_prompt(parameters)
     name = parameters["base_model"]

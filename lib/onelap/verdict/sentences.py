@@ -40,12 +40,11 @@ def state_verdict(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
     """
     before, rival = tuned["a"], cheap["a"]
     gain, low, high = (_signed_points(tuned["difference"][name]) for name in ("value", "low", "high"))
-    against_base, against_rival = (_verdict(pair, place) for place, pair in enumerate((tuned, cheap)))
     return (
         f"{name_of(before)}: {percent(accuracy[before])} → QLoRA: {percent(accuracy['qlora'])} "
         f"on {tuned['n']} frozen test notes "
         f"({gain} points, 95 % interval {low.removeprefix('+')} to {high.removeprefix('+')}): "
-        f"{against_base}; {name_of(rival)}: {percent(accuracy[rival])}: {against_rival}"
+        f"{_verdict(tuned, 0)}; {name_of(rival)}: {percent(accuracy[rival])}: {_verdict(cheap, 1)}"
     )
 
 
