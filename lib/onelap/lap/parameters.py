@@ -73,7 +73,8 @@ def read_parameters(source: Path | dict | None, overrides: list[str] = ()) -> tu
     file that is missing or not a parameter file.
     """
     schema = read_schema()
-    wanted, problems = _read_file(source) if isinstance(source, Path) else dict(source or {}), []
+    stored = {NEW_NAMES.get(name, name): value for name, value in source.items()} if isinstance(source, dict) else {}
+    wanted, problems = _read_file(source) if isinstance(source, Path) else stored, []
     for override in overrides:
         name, separator, text = override.partition("=")
         if separator:
