@@ -231,13 +231,11 @@ class KindTrainer(SFTTrainer):
             numbered = {int(number): weight for number, weight in optimizer["state"].items()}
             self.optimizer.load_state_dict(optimizer | {"state": numbered})
             self.lr_scheduler.load_state_dict(state["schedule"])
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
             self.piece, self.note_budget, self.rungs, checkpointing = state["ladder"]
             if checkpointing and not self.model.is_activation_checkpointing:
                 self.checkpoint_activations()
-
-    def _load_scaler(self, checkpoint):
-        if checkpoint is not None and self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(read_state(Path(checkpoint))["scaler"])
 
     def _load_rng_state(self, checkpoint):
         if checkpoint is not None:
