@@ -50,8 +50,7 @@ class Calibration:
 def adjust_for_skew(trained_on: pd.Series, kinds: list[str], strength: float, label_temperature: float) -> Calibration:
     """Favour rare kinds by logit adjustment (Menon et al. 2021, https://arxiv.org/abs/2007.07314).
 
-    `trained_on` are the training notes' kinds. A strength of 1 removes their shares from the scores, which costs
-    accuracy; 0 leaves them. What was measured is in docs/LOG.md.
+    A strength of 1 removes the kinds' shares in `trained_on` from the scores, which costs accuracy; 0 leaves them.
     """
     offsets = -strength * np.log(_shares(trained_on, kinds))
     return Calibration(dict(zip(kinds, offsets.tolist(), strict=True)), label_temperature)

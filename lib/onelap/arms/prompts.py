@@ -46,8 +46,9 @@ class Prompt:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that is the same for every note."""
-        fixed = [self.before, self.after, self.answers, self.note_budget]
-        return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([self.before, self.after, self.answers, self.note_budget]).encode()
+        ).hexdigest()
 
     @property
     def branches(self) -> list[list[int]]:

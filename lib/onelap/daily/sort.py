@@ -92,8 +92,6 @@ class Sorter:
         """Load the base and the adapter of a run, given by its folder or its name below outputs/.
 
         `min_confidence` replaces the run's own threshold. Raises UserError as `Classifier.of` does.
-
-        >>> Sorter.load("20261121-090000_full", min_confidence=0.8)  # doctest: +SKIP
         """
         run = run if isinstance(run, Run) else find_run(str(run), PROJECT / "outputs")
         classifier = Classifier.of(run)
@@ -106,9 +104,6 @@ class Sorter:
         """Answer each raw text, in order; Markdown is read as it was in training.
 
         Any text is allowed: one that is too long loses its middle, and chat tokens are plain text.
-
-        >>> sorter.sort(["milk, eggs"])  # doctest: +SKIP
-        [Answer(kind='none', confidence=0.93, probabilities={'decision': 0.01, ...}, sure=True)]
         """
         return self.answer([clean(text, self.fields) for text in texts])
 

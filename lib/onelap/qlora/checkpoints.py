@@ -39,16 +39,13 @@ def discard(folder: Path) -> None:
 
 
 def list_checkpoints(training: Path) -> dict[int, Path]:
-    """List {step: folder} of all checkpoints, complete or not; folders with other names are left alone."""
+    """List {step: folder} of all checkpoints, complete or not; folders with other names are left out."""
     matches = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in training.glob("checkpoint-*")]
     return {int(match[1]): path for match, path in matches if match and path.is_dir()}
 
 
 def newest_complete(training: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest checkpoint to resume from, and a line for each newer one that cannot be used.
-
-    A checkpoint whose best adapter so far is gone cannot be used either.
-    """
+    """Find the newest checkpoint that is complete, its best adapter so far too, and a line for each newer one."""
     paths, problems = list_checkpoints(training), []
     for step in sorted(paths, reverse=True):
         problem = _problem_of(paths[step])

@@ -96,12 +96,10 @@ class Checkpoints(TrainerCallback):
         self.saved = time.monotonic()
 
     def on_step_end(self, args, state, control, **_):
-        """Check the clock between two steps, where the state is complete."""
         if _first_process_decides(args, time.monotonic() - self.saved >= self.seconds):
             control.should_save = True
 
-    def on_save(self, args, state, control, **_):
-        """Start the clock again, also after a checkpoint that a validation pass asked for."""
+    def on_save(self, args, state, control, **_):  # also after a validation pass
         self.saved = time.monotonic()
 
 

@@ -190,9 +190,9 @@ def training_seconds(workload: Workload, epochs: float, evaluations: int, step: 
 
 
 def measure(trainer) -> tuple[Pace, Pace]:
-    """Measure the pace of training steps without optimizer, and of forward passes.
+    """Measure the pace of training steps without optimizer, and of forward passes, on a longest and a middling batch.
 
-    On the longest batch and a middling one. No weight changes, and the training's random numbers stay the same.
+    No weight changes, and the training's random numbers stay the same.
     """
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
@@ -230,10 +230,7 @@ def _fit_pace(points: list[tuple[int, float]]) -> Pace:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Predicts memory and hours of a training on these notes, before anything is loaded.
-
-    Its methods take all parameters of a lap, which a proposal changes.
-    """
+    """Predicts memory and hours of a training on these notes; its methods take all parameters of a lap."""
 
     shape: Shape
     notes: list[int]  # tokens of every training note, uncut

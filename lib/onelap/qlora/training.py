@@ -40,10 +40,7 @@ def validation_rates(evaluation: EvalPrediction) -> dict[str, float]:
 
 
 def add_lora(model, recipe: Recipe):
-    """Put fresh LoRA matrices on the seven linear layers of every block.
-
-    Raises UserError for a base whose blocks have other layers (fused ones, say).
-    """
+    """Put fresh LoRA matrices on seven layers of every block. Raises UserError for blocks with other, fused layers."""
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
