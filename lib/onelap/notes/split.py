@@ -33,7 +33,7 @@ MAX_PREFERRED_IN_TEST = 0.5  # of the notes of the preferred style
 class FrozenSplit:
     """The part of every note that was ever split, in a file below `folder`.
 
-    Another notes' path, share or seed has a file of its own; to draw anew, delete the file. A deleted note's entry stays.
+    Another notes' path, share or seed has a file of its own; delete it to draw anew. A deleted note's entry stays.
     """
 
     def __init__(self, folder: Path, notes_path: Path, shares: dict[str, float], seed: int):

@@ -12,7 +12,7 @@ ARM_NAMES = {  # for people; an arm without a name keeps its identifier
     "endpoint": "general model",
     "qlora": "QLoRA",
 }
-# Of fine-tuning, beside the best untuned arm; of the best cheap arm, beside QLoRA.
+# Words for QLoRA against the best untuned arm, and for the best cheap arm against QLoRA.
 VERDICTS = {
     "better": ("fine-tuning helped", "QLoRA beat it"),
     "worse": ("fine-tuning did harm", "QLoRA lost to it"),
