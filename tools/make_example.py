@@ -12,7 +12,7 @@ from onelap import PROJECT, cli
 
 def main() -> int:
     """Run a lap; write its report and its first figure. Returns the exit status of the first command that failed."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="example_", dir=PROJECT / "outputs") as folder:
         run = Path(folder) / "example"
         lap = ["run", str(PROJECT / "params" / "embedded.yaml"), "--run", str(run), "-p", f"split_dir={folder}/splits"]
         report = ["report", str(run), "--out", str(PROJECT / "docs" / "example" / "report.html")]
