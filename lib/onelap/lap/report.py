@@ -56,7 +56,8 @@ def write_report(run: Run, file: Path) -> None:
 def _without_places(text: str) -> str:
     """Shorten the folders of this project and of this person: whose machine it was is nobody's business."""
     for place, short in ((PROJECT, "."), (Path.home(), "~")):
-        if len(place.parts) > 2:  # not `/`, nor `/app`, which may be anything; JSON and Python double backslashes
+        if len(place.parts) > 2:  # not `/`, nor `/app`, which may be anything
+            # As it is, and with its backslashes doubled once and twice, as JSON and Python do.
             for written in (str(place), json.dumps(str(place))[1:-1], json.dumps(json.dumps(str(place)))[3:-3]):
                 text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _, short=short: short, text)
     return text
