@@ -17,8 +17,6 @@ from onelap.notes.read import locate_notes, read_notes
 from onelap.verdict.compare import TUNED
 
 IRRELEVANT_PACKAGES = ("papermill",)  # among the recorded ones: no number depends on them
-
-
 DATASET = ("dataset/*",)
 ADAPTERS = ("adapter/adapter_*", "training/seed_*/adapter/*", "training/probe.json")
 STEPS = {  # the files in the run folder that a notebook has read and written, as glob patterns; `!` takes files out
