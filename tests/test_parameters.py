@@ -92,7 +92,7 @@ def test_parameter_of_several_notebooks_is_the_same_in_each():
     for path in NOTEBOOKS:
         for name, parameter in read_schema([path]).items():
             first = seen.setdefault(name, parameter)
-            for field in ("type", "default", "low", "high", "choices"):
+            for field in ("type", "default", "low", "high", "choices", "meaning"):
                 assert getattr(parameter, field) == getattr(first, field), f"{name} in {path.name}"
 
 
