@@ -80,8 +80,8 @@ def check_inventory(folder):
     """Every file of the vault is in the record: a note, or skipped with its reason."""
     manifest = json.loads((folder / "dataset/manifest.json").read_text(encoding="utf-8"))
     counts, skipped = manifest["found"], manifest["skipped"]
-    assert counts["passed over"] == sum(one["count"] for one in skipped) > 20
-    assert counts["files or rows found"] == counts["notes read"] + counts["passed over"]
+    assert counts["skipped"] == sum(one["count"] for one in skipped) > 20
+    assert counts["files or rows found"] == counts["notes read"] + counts["skipped"]
     assert {"where": "binary.md", "count": 1, "reason": "binary: holds NUL"} in skipped
     assert "wide.md" in manifest["encodings"]["utf-16"]
     in_parts = sum(sum(kinds.values()) for kinds in manifest["notes"].values())
@@ -97,7 +97,7 @@ def test_too_few_notes_end_in_one_line_after_the_inventory(onelap, toy_params, h
     assert result.stderr.startswith("onelap: 01_data_prep: expected at least 5 notes of every kind, found fewer for: ")
     assert len(result.stderr.splitlines()) == 1
     manifest = json.loads((folder / "dataset/manifest.json").read_text(encoding="utf-8"))
-    assert manifest["found"]["passed over"] == sum(one["count"] for one in manifest["skipped"]) > 20
+    assert manifest["found"]["skipped"] == sum(one["count"] for one in manifest["skipped"]) > 20
     assert "link to nothing" in (folder / "01_data_prep.ipynb").read_text(encoding="utf-8")
 
 

@@ -60,7 +60,7 @@ def test_sort_answers_for_each_note_of_a_folder_and_counts_the_rest(lap, onelap,
     messages = result.stderr.splitlines()
     assert messages[0] == f"sorting with {lap[0]}" and len(messages) == 2
     assert messages[1].startswith("42 notes in ") and "errors 1" in messages[1]
-    assert "passed over 1 (not a note: .png suffix)" in messages[1]
+    assert "skipped 1 (not a note: .png suffix)" in messages[1]
 
 
 def test_sort_prints_a_table_or_csv_with_every_note(lap, onelap, inbox):

@@ -7,7 +7,7 @@ A folder is a station of the lap. Each imports only from those below it:
     lap             one pass through the notebooks, and its record
     qlora           training (notebook 03)
     arms            the contenders (notebooks 02 and 04)
-    verdict         what is measured of them, and what is said (notebooks 04 and 05)
+    verdict         measurements, comparison and sentences (notebooks 04 and 05)
     notes           reading and splitting notes (notebook 01)
     machine         files, memory, cards and network of this computer
 

@@ -27,7 +27,7 @@ def locate_base(name: str) -> Path:
 
 
 def is_downloaded(name: str) -> bool:
-    """Whether the base is on this machine, so that nothing has to be fetched."""
+    """Tell whether the base is on this machine, so that nothing has to be fetched."""
     try:
         return locate_base(name).is_dir()
     except UserError:

@@ -94,12 +94,12 @@ class Tally:
             print(line, end="", file=sys.stderr, flush=True)
 
     def close(self, threshold: float | None, skipped: Counter[str]) -> None:
-        """Show the summary. `skipped` counts files that were passed over, by reason."""
+        """Show the summary. `skipped` counts files without notes, by reason."""
         reason = "no answer reached the wanted accuracy" if threshold is None else f"below {threshold:.0%}"
         counts = [self._rate, *(f"{kind} {count}" for kind, count in self.kinds.most_common())]
         counts += [f"unsure {self.unsure} ({reason})"] if self.unsure else []
         counts += [f"errors {self.errors}"] if self.errors else []
-        counts += [f"passed over {count} ({reason})" for reason, count in skipped.most_common()]
+        counts += [f"skipped {count} ({reason})" for reason, count in skipped.most_common()]
         print((f"\r{CLEAR_REST}" if self.terminal else "") + "; ".join(counts), file=sys.stderr)
 
     @property

@@ -39,7 +39,7 @@ def files_below(folder: Path, ignored: Collection[str]) -> Iterator[tuple[Path, 
 
 
 def _why_skipped(path: Path, ignored: Collection[str]) -> str:
-    """Why a file or folder is skipped; empty where it is read."""
+    """Say why a file or folder is skipped; empty where it is read."""
     if path.name.startswith("."):
         return "hidden"
     if path.is_dir():

@@ -24,7 +24,7 @@ def download_size(name: str) -> str:
 
 
 def fetch(name: str) -> Path:
-    """Download a model; the hub learns its name only. Raises UserError where it refuses or does not answer."""
+    """Download a model; the hub receives its name and a stored access token. Raises UserError where it refuses."""
     try:
         return _snapshot(name)
     except Exception as error:  # whatever the network, the hub or the disk raises

@@ -1,7 +1,7 @@
 """Failed cells without the words of the notes.
 
 Executed notebooks show ids, counts and numbers, but an exception may quote the text that it failed on. What stays of a
-failed cell is the type of the exception and the places in the code: file, line and function.
+failed cell is the type of the exception, the places in the code (file, line, function), and a message of `OUR_OWN`.
 """
 
 import re

@@ -81,7 +81,7 @@ def _likeliest(data: bytes) -> tuple[str, str]:
 
 
 def _plausibility(text: str) -> float:
-    """How likely the characters beyond ASCII are in a note: their mean, 0 to 1."""
+    """Estimate how likely the characters beyond ASCII are in a note: their mean, 0 to 1."""
     beyond = [index for index, character in enumerate(text) if not character.isascii()]
     return sum(_likely(text, index) for index in beyond) / max(1, len(beyond))
 

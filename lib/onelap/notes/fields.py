@@ -1,4 +1,4 @@
-"""How notes name their text, kind, source and style."""
+"""Names of the fields that hold a note's text, kind, source and style."""
 
 import dataclasses
 from dataclasses import dataclass

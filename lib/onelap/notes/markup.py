@@ -169,7 +169,7 @@ def _without_headings(text: str, kinds: tuple[str, ...], removed: Counter, first
 
 
 def _names_a_kind(line: str, kinds: tuple[str, ...]) -> bool:
-    """Whether a line's words are just a kind, without its tags or with them, as in `# #lesson`."""
+    """Tell whether a line's words are just a kind, without its tags or with them, as in `# #lesson`."""
     words = re.sub(r"\[![\w-]+\]", " ", line)
     ways = [_TAG.sub(" ", words), words if line.lstrip("> ").startswith("# ") else ""]
     return any(named_after(" ".join(re.findall(r"\w+", way)), kinds) for way in ways)

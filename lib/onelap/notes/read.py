@@ -90,7 +90,7 @@ class Reading:
 
 
 def are_samples(notes_path: str | Path) -> bool:
-    """Whether these are the sample notes of the project, whose text everybody may see."""
+    """Tell whether these are the sample notes of the project, whose text everybody may see."""
     return find_path(notes_path).resolve() == SAMPLE_NOTES
 
 

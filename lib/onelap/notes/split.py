@@ -55,7 +55,7 @@ class FrozenSplit:
 
 
 def enough_sources(notes: pd.DataFrame) -> bool:
-    """Whether there are enough sources to keep each on one side."""
+    """Tell whether there are enough sources to keep each on one side."""
     return notes.loc[notes["source"] != "", "source"].map(normalize).nunique() >= MIN_SOURCES
 
 

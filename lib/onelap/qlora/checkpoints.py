@@ -59,7 +59,7 @@ def newest_complete(training: Path) -> tuple[Path | None, list[str]]:
 
 
 def _problem_of(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None where it is as it was written."""
+    """Say what is wrong with a checkpoint; None where it is as it was written."""
     if not (folder / MARKER).exists():
         return f"{folder.name} was not written to its end"
     try:

@@ -81,7 +81,7 @@ class KindTrainer(SFTTrainer):
 
     @property
     def sharded(self) -> bool:
-        """Whether the base is spread over processes, which must then make the same forward passes in the same order."""
+        """True where the base is spread over processes, which then must make the same forward passes in the same order."""
         return self.is_distributed_loading_by_transformers
 
     @property

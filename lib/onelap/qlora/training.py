@@ -110,7 +110,7 @@ def prepare_trainer(
 
 
 def learns_finitely(trainer: KindTrainer) -> bool:
-    """Whether loss and gradients are finite on the longest, a middling and the shortest note; no weight changes."""
+    """Tell whether loss and gradients are finite on the longest, a medium and the shortest note; no weight changes."""
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]))
     model, finite = trainer.model.train(), True
     with torch.random.fork_rng():

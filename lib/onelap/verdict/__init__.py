@@ -1,1 +1,1 @@
-"""What is measured of the arms, and what is said of them: 04_evaluate and 05_compare."""
+"""Measurements of the arms and the verdict on them: 04_evaluate and 05_compare."""

@@ -1,4 +1,4 @@
-"""What is measured of one arm, with 95 % intervals.
+"""Measurements of one arm, with 95 % intervals.
 
 - Rates: Wilson's score interval (Wilson 1927), `scipy.stats.binomtest`.
 - Macro-F1 and differences between arms: percentile bootstrap over sources, because notes of one source are not
