@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/recipe.py --shape Qwen/Qwen2.5-3B-Instruct --max-length 512 --cap-gb 8
 
 Published: one note a forward pass, eight accumulated, gradient checkpointing, `prepare_model_for_kbit_training`,
-mixed precision off, TRL's defaults for all else. Ours: `onelap.training`. Each runs in a process of its own, in turns,
+mixed precision off, TRL's defaults for all else. Ours: `onelap.qlora.training`. Each runs in its own process, in turns,
 so that a noisy machine is noisy for both. `--shape` builds a model of that shape with random weights,
 since time and memory do not depend on what the weights are; `--cap-gb` plays a smaller card.
 The loss is the same for both: mean nats of the true kind among the kinds, on notes that neither has learnt.

@@ -53,8 +53,8 @@ def ask(
         try:
             reply(TRIAL_NOTE)
         except Exception as error:
-            body = getattr(error, "body", None)  # what the server says
-            problem = f"{error}: {str(body)[:MAX_QUOTED]}" if body else error
+            reply_text = getattr(error, "body", None) or error.__cause__ or error  # the server's words, else the reason
+            problem = " ".join(f"{getattr(error, 'status_code', '')} {reply_text}".split())[:MAX_QUOTED]
             raise UserError(f"endpoint {url}: expected an answer of the model {model}, found: {problem}") from None
         start = time.perf_counter()
         for row, text in enumerate(texts):

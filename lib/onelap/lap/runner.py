@@ -266,8 +266,7 @@ def _keep(working: Path, final: Path, show_text: bool) -> None:
     """Give the executed notebook its name, failed cells redacted unless `show_text`; where that fails, remove it."""
     try:
         notebook = nbformat.read(working, as_version=4)
-        if not show_text:
-            redact_failure(notebook)
+        if not show_text and redact_failure(notebook):
             nbformat.write(notebook, working)
     except BaseException as error:  # an interrupt too, or half a file, which a full disk leaves
         working.unlink(missing_ok=True)

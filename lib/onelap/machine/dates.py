@@ -16,9 +16,8 @@ def written_on(values: dict, name: str = "") -> str:
     """Find the ISO date in a field of `DATE_FIELDS`, else in the file's name; empty where there is none."""
     dates = [value for field, value in values.items() if isinstance(field, str) and field.lower() in DATE_FIELDS]
     for text in [*dates, name]:
-        match = _ISO.search(str(text)[:100]) if isinstance(text, str | int | date) else None
-        with contextlib.suppress(ValueError):  # 30 February
-            if match:
+        with contextlib.suppress(ValueError):  # 30 February, or a number of thousands of digits
+            if isinstance(text, str | int | date) and (match := _ISO.search(str(text)[:100])):
                 return date(*map(int, match.groups())).isoformat()
     return ""
 

@@ -1,4 +1,4 @@
-"""Files below a folder; nothing is opened. Each one is either yielded, or counted as skipped for a reason."""
+"""Files below a folder, and those that are skipped, with the reason; nothing is opened."""
 
 import os
 import re

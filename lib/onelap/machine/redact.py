@@ -20,15 +20,19 @@ def redact_message(exception: str, message: str) -> str:
     return message if exception in OUR_OWN else REDACTED
 
 
-def redact_failure(notebook: nbformat.NotebookNode) -> None:
-    """Reduce every failed cell to the exception's type and places in the code; its other outputs are dropped."""
+def redact_failure(notebook: nbformat.NotebookNode) -> bool:
+    """Reduce failed cells to the exception's type and places in the code, and return whether there were any."""
+    changed = False
     for cell in notebook.cells:
         errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-        # IPython prints a group of exceptions on standard error: then papermill's mark is all that tells the failure.
-        if errors or cell.metadata.get("papermill", {}).get("exception"):
-            cell.outputs = errors
+        # IPython prints a group of exceptions on standard error, and a kernel that is killed leaves no error: then only
+        # papermill's marks tell the failure.
+        mark = cell.metadata.get("papermill", {})
+        if errors or mark.get("exception") or mark.get("status") == "running":
+            cell.outputs, changed = errors, True
         for error in errors:
             message = redact_message(error.ename, error.evalue)
             places = [match[1] for entry in error.traceback if (match := _PLACE.match(_COLOR.sub("", entry)))]
             error.evalue = message
             error.traceback = ["Traceback (most recent call last):", *places, f"{error.ename}: {message}"]
+    return changed

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from stat import S_ISREG
 
 import pandas as pd
 import yaml
@@ -80,5 +79,5 @@ def hash_files(*paths: Path) -> str:
 
 def stamp_files(folder: Path) -> str:
     """List names, sizes and times of a folder's files: this changes when a file does, and reads none of them."""
-    states = [(path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*"))]
-    return json.dumps([[name, state.st_size, state.st_mtime_ns] for name, state in states if S_ISREG(state.st_mode)])
+    states = [(path.relative_to(folder), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return json.dumps([[name.as_posix(), state.st_size, state.st_mtime_ns] for name, state in states])

@@ -132,11 +132,14 @@ def read_all(path: Path, fields: Fields) -> Reading:
         if isinstance(item, Skip):
             skipped.append((str(item.place), item.count, item.reason))
             continue
+        if not item.text and not item.removed:
+            skipped.append((str(item.place), 1, "no text"))
+            continue
         identity = _unique(item.id, ids)
         kind = labels.get(identity, item.kind)
         note = replace(item, id=identity, kind=named_after(kind, fields.kinds, plural=False) or kind)
         if not note.text:
-            skipped.append((str(note.place), 1, "no text beside what names its kind" if note.removed else "no text"))
+            skipped.append((str(note.place), 1, "no text beside what names its kind"))
         elif not note.kind:
             skipped.append((str(note.place), 1, note.why_no_kind))
             unlabelled.append(note)
@@ -305,7 +308,7 @@ def _kind_of(values: dict, text: str, default: str, fields: Fields) -> tuple[str
     """The kind by a field, else by a tag, else by default; and where there is none, why."""
     named = single(value := value_of(values, fields.kind))
     if named is None:
-        shown = f"a {type(value).__name__}" if isinstance(value, list | dict) else repr(value)[:20]
+        shown = value if isinstance(value, bool) else f"a {type(value).__name__}"
         return "", f"`{fields.kind}` is {shown}: expected the name of a kind, in quotes where YAML reads it otherwise"
     if named:
         return normalize(named), ""

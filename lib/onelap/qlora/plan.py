@@ -1,8 +1,6 @@
-"""Memory and time of a training, predicted before it is started.
+"""Memory and time of a training, predicted from the model's shape and the notes' tokens before it is started.
 
-Memory is predicted from a model's shape, by the parts named in `memory`. Hours come from the notes' tokens at a
-device's rate, or from some real steps on the longest batches where the base is on this machine. All sizes are in units
-of 10⁹ bytes (GB), all rates in floating-point operations a second.
+All sizes are in GB (10⁹ bytes), all rates in floating-point operations a second.
 """
 
 import tempfile

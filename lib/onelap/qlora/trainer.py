@@ -81,7 +81,7 @@ class KindTrainer(SFTTrainer):
 
     @property
     def sharded(self) -> bool:
-        """True where the base is spread over processes, which then must make the same forward passes in the same order."""
+        """True where the base is spread over processes, which must make the same forward passes in the same order."""
         return self.is_distributed_loading_by_transformers
 
     @property
@@ -95,6 +95,7 @@ class KindTrainer(SFTTrainer):
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
             "base": self.base_digest,
             "notes": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+            "format": 2,  # of a checkpoint's files
         }
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
