@@ -8,6 +8,7 @@ import pytest
 from onelap import UserError
 from onelap.arms.base import hash_base, load_base, load_tokenizer, locate_base
 from onelap.machine.precision import choose_precision
+from onelap.machine.store import stamp_files
 from onelap.qlora.training import add_lora
 from tests.conftest import TOY_RECIPE
 
@@ -84,3 +85,10 @@ def test_base_with_fused_layers_is_refused(tmp_path):
     Phi3ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"expected blocks with q_proj, .* as Qwen2 and Llama have; no q_proj"):
         add_lora(load_base(tmp_path, choose_precision()), TOY_RECIPE)
+
+
+def test_stamp_ignores_a_link_to_nothing(toy_base, tmp_path):
+    folder = shutil.copytree(toy_base, tmp_path / "base")
+    before = stamp_files(folder)
+    (folder / "gone.bin").symlink_to("nowhere")
+    assert stamp_files(folder) == before

@@ -329,3 +329,16 @@ def test_notes_of_a_single_kind_end_the_run_in_one_line(onelap, tmp_path):
     assert line.startswith("onelap: 01_data_prep: the notes hold one kind only (value)")
     assert (tmp_path / "run/01_data_prep.ipynb").exists()
     assert not (tmp_path / "run/02_baseline.ipynb").exists()
+
+
+def test_reader_survives_numbers_that_cannot_be_written_in_decimal(tmp_path):
+    write(tmp_path, "good.md", "#value Kindness first.")
+    write(tmp_path, "odd.md", f"---\nkind: 0x{'f' * 4500}\ndate: 0x{'f' * 4500}\n---\ntext")
+    reading = read_notes(tmp_path, Fields(KINDS))
+    assert list(reading.notes["id"]) == ["good.md"]
+    assert reading.skipped["reason"][0].startswith("`kind` is a int: expected the name of a kind")
+
+
+def test_row_without_text_takes_no_id_from_the_next(tmp_path):
+    path = write(tmp_path, "n.jsonl", '{"id": "a", "text": ""}\n{"id": "a", "text": "hello", "kind": "value"}')
+    assert list(read_notes(path, Fields(KINDS)).notes["id"]) == ["a"]

@@ -97,6 +97,14 @@ def test_killed_kernel_is_reported_and_its_notebook_kept(new_run, notebook):
     assert "so far" in outputs_of(new_run.path / "killed.ipynb")[0].text
 
 
+def test_killed_kernel_leaves_no_output_of_its_cell_where_text_may_not_be_shown(new_run, notebook, tmp_path):
+    cell = "print('a word', flush=True)\nimport os, signal, time; time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)"
+    hidden = {"show_text": False, "notes_path": str(tmp_path)}
+    with pytest.raises(NotebookFailed, match="the kernel was killed"):
+        run_lap(new_run, hidden, [notebook("killed", FINE, cell)])
+    assert "a word" not in (new_run.path / "killed.ipynb").read_text(encoding="utf-8").replace("print('a word'", "")
+
+
 def test_full_disk_is_reported_and_leaves_a_readable_record(notebook, tmp_path):
     """A file system of 300 kB fills up under a notebook that prints a lot."""
     disk = tmp_path / "disk"

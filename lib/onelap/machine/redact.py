@@ -25,10 +25,9 @@ def redact_failure(notebook: nbformat.NotebookNode) -> bool:
     changed = False
     for cell in notebook.cells:
         errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-        # IPython prints a group of exceptions on standard error, and a kernel that is killed leaves no error: then only
-        # papermill's marks tell the failure.
-        mark = cell.metadata.get("papermill", {})
-        if errors or mark.get("exception") or mark.get("status") == "running":
+        # A group of exceptions is printed, and a killed kernel does not reply: only metadata tell these failures.
+        killed = "shell.execute_reply" not in cell.metadata.get("execution", ["shell.execute_reply"])
+        if errors or killed or cell.metadata.get("papermill", {}).get("exception"):
             cell.outputs, changed = errors, True
         for error in errors:
             message = redact_message(error.ename, error.evalue)

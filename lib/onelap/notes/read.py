@@ -129,11 +129,10 @@ def read_all(path: Path, fields: Fields) -> Reading:
     labels, ids, removed = read_labels(path), Counter(), Counter()
     labelled, unlabelled, skipped = [], [], []
     for item in notes_in(path, fields):
+        if isinstance(item, Note) and not item.text and not item.removed:
+            item = Skip(item.place, "no text")
         if isinstance(item, Skip):
             skipped.append((str(item.place), item.count, item.reason))
-            continue
-        if not item.text and not item.removed:
-            skipped.append((str(item.place), 1, "no text"))
             continue
         identity = _unique(item.id, ids)
         kind = labels.get(identity, item.kind)

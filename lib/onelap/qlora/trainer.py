@@ -62,8 +62,8 @@ class KindTrainer(SFTTrainer):
     usual one, the label's own likelihood, so that the model can still write its answer. No logits are computed for the
     prompt.
 
-    Where memory runs out the trainer goes down a ladder and repeats the micro-batch: smaller pieces of it, then
-    gradient checkpointing, then shorter texts. Its checkpoints are those of `qlora.checkpoints`.
+    Where memory runs out it goes down a ladder and repeats the micro-batch: in smaller pieces, with gradient
+    checkpointing, with shorter texts. Its checkpoints are those of `qlora.checkpoints`.
     """
 
     def __init__(self, *arguments, prompt: Prompt, recipe: Recipe, precision: Precision, base_digest: str, **options):
