@@ -101,10 +101,7 @@ class Sorter:
         return cls(Scorer(model, classifier.prompt, classifier.score_batch), calibration, fields, threshold)
 
     def sort(self, texts: Sequence[str]) -> list[Answer]:
-        """Answer each raw text, in order; Markdown is read as it was in training.
-
-        Any text is allowed: one that is too long loses its middle, and chat tokens are plain text.
-        """
+        """Answer each raw text, in order. Any text is allowed: Markdown is read as in training, chat tokens are text."""
         return self.answer([clean(text, self.fields) for text in texts])
 
     def answer(self, texts: Sequence[str]) -> list[Answer]:
