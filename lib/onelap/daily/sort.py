@@ -101,7 +101,7 @@ class Sorter:
         return cls(Scorer(model, classifier.prompt, classifier.score_batch), calibration, fields, threshold)
 
     def sort(self, texts: Sequence[str]) -> list[Answer]:
-        """Answer each raw text, in order. Any text is allowed: Markdown is read as in training, chat tokens are text."""
+        """Answer each raw text, in order. Any text is allowed; Markdown is read as in training."""
         return self.answer([clean(text, self.fields) for text in texts])
 
     def answer(self, texts: Sequence[str]) -> list[Answer]:

@@ -35,9 +35,8 @@ def peak_memory_gb() -> float:
         return round(psutil.Process().memory_info().peak_wset / 1e9, 3)
     import resource
 
-    return round(
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 3
-    )
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes, or kibibytes
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
 
 
 class PeakMemory:
