@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -282,11 +282,7 @@ class Run:
 
     def read_training_log(self) -> pd.DataFrame:
         """Read training/log.jsonl up to its last whole line, also while it is written; empty before the first one."""
-        file, lines = self.training_path / "log.jsonl", []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-            with suppress(ValueError):
-                lines.append(json.loads(line))
-        return pd.DataFrame(lines)
+        return pd.DataFrame(store.read_whole_lines(self.training_path / "log.jsonl"))
 
     def prepare_seeds(self, seeds: Iterable[int]) -> dict[int, Path]:
         """Return {seed: folder} of trainings with other seeds; those of seeds that are no longer wanted are removed."""

@@ -66,6 +66,17 @@ def read_lines(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: expected JSON lines, could not read them: {error}") from None
 
 
+def read_whole_lines(path: Path) -> list[dict]:
+    """Read JSON lines up to one that was cut off, as while they are written; none where there is no file."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
 def hash_files(*paths: Path) -> str:
     """SHA-256 over the contents of the files, and of all files in the folders, in the given order."""
     digest = hashlib.sha256()

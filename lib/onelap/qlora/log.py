@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from onelap.machine.gpus import list_gpus
 from onelap.machine.memory import peak_memory_gb
 from onelap.machine.progress import ProgressLine
-from onelap.machine.store import write_text
+from onelap.machine.store import read_whole_lines, write_text
 
 TEMPERATURE_SECONDS = 10.0  # between two questions to the driver, which take a tenth of a second
 
@@ -32,7 +32,7 @@ class TrainingLog(TrainerCallback):
         """Continue the log of an interrupted training from its checkpoint."""
         if not state.is_world_process_zero:
             return
-        kept = [line for line in _complete_lines(self.path) if line["step"] <= state.global_step]
+        kept = [line for line in read_whole_lines(self.path) if line["step"] <= state.global_step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         before = max((line["elapsed_seconds"] for line in kept), default=0.0)
         self.started = self.step_started = time.perf_counter() - before
@@ -110,14 +110,3 @@ def _first_process_decides(args, decision: bool) -> bool:
     message = torch.tensor(float(decision), device=args.device)
     torch.distributed.broadcast(message, 0)
     return bool(message)
-
-
-def _complete_lines(path: Path) -> list[dict]:
-    """The lines of a log, up to one that was cut off."""
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
