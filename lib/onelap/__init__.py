@@ -14,6 +14,7 @@ A folder is a station of the lap. Each imports only from those below it:
 `arms`, `verdict` and `notes` know neither each other nor runs.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -31,13 +32,34 @@ class NotebookFailed(Exception):
     """A notebook did not reach its end; the message names the cell and what to do."""
 
 
+def expand_path(name: str | Path) -> Path:
+    """Resolve `~` in a path. Raises UserError where nothing can be: `~` of nobody, too long a name, a closed folder."""
+    try:
+        path = Path(name).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise UserError(f"{name}: expected the path of a file or folder, found: {reason}; name another one") from None
+    return path
+
+
+def require_utf8(path: Path) -> Path:
+    """Return the path. Raises UserError for one that is not UTF-8: kernels, JSON and tokenizers take no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: expected a path in UTF-8, found other bytes; rename the file or folder") from None
+    return path
+
+
 def find_path(name: str | Path) -> Path:
-    """Resolve a path from a parameter: `~`, then the working directory, then the project.
+    """Resolve a path from a parameter: `~`, then the working directory, then the project. Raises as `expand_path`.
 
     The notebooks run from the project, from `notebooks/` (JupyterLab) or from anywhere (papermill), and their default
     parameters must mean the same files each time. A path that is still to be made goes where its parent folder exists.
     """
-    path = Path(name).expanduser()
+    path = expand_path(name)
     candidates = [path.absolute(), PROJECT / path]
     for required in candidates, [candidate.parent for candidate in candidates]:
         for candidate, existing in zip(candidates, required, strict=True):

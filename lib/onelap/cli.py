@@ -7,13 +7,12 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 
 import argcomplete
 import yaml
 from argcomplete.completers import FilesCompleter
 
-from onelap import PROJECT, NotebookFailed, UserError, commands
+from onelap import PROJECT, NotebookFailed, UserError, commands, expand_path
 from onelap.daily.answers import FORMATS
 from onelap.machine import guard, process
 
@@ -71,7 +70,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="to begin: `onelap doctor`, then `onelap run params/embedded.yaml` (some minutes, on sample notes)",
     )
     parser.add_argument("--traceback", action="store_true", help="show where in the code an unexpected error occurred")
-    subparsers, folder = parser.add_subparsers(required=True, metavar="COMMAND"), {"type": Path, "metavar": "DIR"}
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    file, folder = {"type": expand_path, "metavar": "FILE"}, {"type": expand_path, "metavar": "DIR"}
 
     def add(function, example: str) -> argparse.ArgumentParser:
         summary = (function.__doc__ or "").partition("\n")[0]  # `python -OO` has none
@@ -103,7 +103,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     command = add(commands.report, "onelap report RUN")
     _add_run(command, "run")
-    command.add_argument("--out", type=Path, metavar="FILE", help="HTML file (default: report.html in the run folder)")
+    command.add_argument("--out", **file, help="HTML file (default: report.html in the run folder)")
 
     command = add(commands.label, "onelap label ~/vault")
     notes = "folder, .jsonl or .csv file of notes; the labels are stored beside it, never in it"
@@ -128,7 +128,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _add_parameters(command: argparse.ArgumentParser, **options) -> None:
     meaning = "parameter file, such as params/one_lap.yaml"
-    argument = command.add_argument("params", type=Path, metavar="PARAMS.yaml", help=meaning, **options)
+    argument = command.add_argument("params", type=expand_path, metavar="PARAMS.yaml", help=meaning, **options)
     argument.completer = FilesCompleter(["yaml"])
     _add_overrides(command)
 

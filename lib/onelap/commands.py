@@ -8,7 +8,7 @@ from dataclasses import asdict
 from io import BufferedReader, FileIO
 from pathlib import Path
 
-from onelap import PROJECT, UserError, find_path
+from onelap import PROJECT, UserError, find_path, require_utf8
 
 READ_AHEAD = 2  # forward passes: so many notes are read and ordered by length before the first of them is answered
 
@@ -188,7 +188,7 @@ def report(options: argparse.Namespace) -> None:
     from onelap.lap.report import write_report
 
     lap = find_run(options.run)
-    file = (options.out or lap.path / "report.html").expanduser().absolute()
+    file = (options.out or lap.path / "report.html").absolute()
     try:
         write_report(lap, file)
     except OSError as error:
@@ -202,7 +202,7 @@ def export(options: argparse.Namespace) -> None:
     from onelap.lap.history import find_run
     from onelap.verdict.sentences import points_with_interval
 
-    lap, folder = find_run(options.run), options.folder.expanduser().absolute()
+    lap, folder = find_run(options.run), require_utf8(options.folder.absolute())
     check = export(lap, folder)
     answers, points = f"{check['changed']} of {check['n']} answers", points_with_interval(check["difference"])
     print(folder)

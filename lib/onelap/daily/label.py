@@ -73,8 +73,16 @@ class Labelling:
     """A walk through notes. Each label is stored at once, so that quitting loses nothing."""
 
     def __init__(self, queue: pd.DataFrame, notes_path: Path):
+        """Raises UserError where the labels cannot be written."""
         self.queue = queue.to_dict(orient="records")
         self.file = labels_path(notes_path)
+        try:
+            with self.file.open("a"):
+                empty = self.file.stat().st_size == 0
+            if empty:
+                self.file.unlink()
+        except OSError as error:
+            raise UserError(f"{self.file}: the labels cannot be written: {error.strerror}; move the notes") from None
         self.steps: list[bool] = []  # for each note that is done: True for a labelled one, False for a skipped one
 
     @property

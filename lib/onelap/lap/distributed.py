@@ -12,9 +12,8 @@ import io
 import os
 import sys
 from contextlib import nullcontext, redirect_stdout
-from pathlib import Path
 
-from onelap import UserError
+from onelap import UserError, expand_path
 from onelap.machine import guard, process
 
 IS_FIRST = os.environ.get("RANK", "0") == "0"  # of the processes; it prints for all
@@ -23,14 +22,14 @@ IS_FIRST = os.environ.get("RANK", "0") == "0"  # of the processes; it prints for
 def main() -> None:
     """Train on the launched processes. Raises UserError where the run lacks its parameters or its dataset."""
     parser = argparse.ArgumentParser(description="Train the adapter of a run, on as many processes as were launched.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder in which 01_data_prep is done")
+    parser.add_argument("run", type=expand_path, metavar="RUN", help="a run folder in which 01_data_prep is done")
     parser.add_argument("--shard", action="store_true", help="spread the base over the processes (FSDP)")
     arguments = parser.parse_args()
     process.prepare()
     from onelap.lap.run import Run  # not above: the libraries that it imports must find the process prepared
     from onelap.qlora.recipe import processes
 
-    run = Run(arguments.run.absolute())
+    run = Run(arguments.run)
     run.require(run.params_path, "onelap run")
     guard.close()
     run = Run.open(run.path)

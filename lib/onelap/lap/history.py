@@ -4,9 +4,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
-import psutil
 
-from onelap import PROJECT, UserError
+from onelap import PROJECT, UserError, find_path
 from onelap.lap.run import Run
 from onelap.machine.store import read_json
 from onelap.verdict.compare import compare
@@ -18,33 +17,32 @@ SHORTENED = ("hashes", "git")  # of these, the first 12 characters are enough to
 def list_runs(outputs: Path) -> pd.DataFrame:
     """List all runs below `outputs`, newest first; columns `run, started, status, params, arms, result, seconds`."""
     columns, rows = ["run", "started", "status", "params", "arms", "result", "seconds"], []
-    for run in (Run(path.parent) for path in outputs.glob("*/run.json")):
+    for folder in (path.parent for path in outputs.glob("*/run.json")):
         try:
-            record = run.record
+            run = Run(folder)
+            record, status = run.record, _status(run)
             sentence = read_json(run.comparison_path)["sentence"] if run.comparison_path.exists() else ""
         except UserError as error:
-            record, sentence = {"status": "damaged"}, str(error)
+            record, status, sentence = {}, "damaged", str(error)
         started, params = record.get("started", ""), record.get("params", "")
         seconds = record.get("actual", {}).get("seconds")
-        arms = " ".join(sorted(folder.name for folder in run.path.glob("arms/*")))
-        rows.append((run.path.name, started, _status(record), params, arms, sentence, seconds))
+        arms = " ".join(sorted(arm.name for arm in folder.glob("arms/*")))
+        rows.append((folder.name, started, status, params, arms, sentence, seconds))
     return pd.DataFrame(rows, columns=columns).sort_values(["started", "run"], ascending=False)
 
 
-def _status(record: dict) -> str:
-    """Return the recorded status; `killed` for a running one whose process is gone."""
-    status, process = record.get("status", "unknown"), record.get("process", {})
+def _status(run: Run) -> str:
+    """Return the recorded status; `killed` for a running one whose lock no process holds."""
+    status = run.record.get("status", "unknown")
     if status == "running":
-        try:
-            return status if psutil.Process(process["pid"]).create_time() == process["started"] else "killed"
-        except (KeyError, psutil.Error):
-            return "killed"
+        with suppress(UserError, OSError), run.locked():
+            status = "killed"
     return status
 
 
 def find_run(name: str, outputs: Path = PROJECT / "outputs") -> Run:
     """Find a run by its folder, or by its name below `outputs`. Raises UserError where there is none."""
-    for folder in (Path(name).expanduser(), outputs / name):
+    for folder in (find_path(name), outputs / name):
         if (folder / "run.json").exists():
             return Run(folder)
     raise UserError(f"{name}: expected a run's folder or its name below {outputs}, found no run.json there")

@@ -16,6 +16,7 @@ import yaml
 from papermill import inspect_notebook
 
 from onelap import PROJECT, UserError
+from onelap.machine.files import printable
 from onelap.machine.store import read_yaml
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("0*.ipynb"))
@@ -48,6 +49,8 @@ class Parameter:
             return f"{self.name}: expected {self.low:g} to {self.high:g}, found {value!r}"
         if self.choices and value not in self.choices:
             return f"{self.name}: expected one of {', '.join(self.choices)}, found {value!r}"
+        if self.type is str and value != printable(value):
+            return f"{self.name}: expected text in UTF-8, found {value!r}"
         return None
 
 
@@ -55,7 +58,7 @@ def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
     """Read every parameter of the notebooks (the five of a lap by default), by name, as the first of them has it."""
     schema = {}
     for path in notebooks:
-        for name, line in inspect_notebook(str(path)).items():
+        for name, line in inspect_notebook(unformatted(path)).items():
             value, meaning = ast.literal_eval(line["default"]), line["help"]
             limits = re.search(r"\[(\S+), (\S+)\]$", meaning)
             low, high = (float(limit) for limit in limits.groups()) if limits else (-1e300, 1e300)
@@ -63,6 +66,11 @@ def read_schema(notebooks: list[Path] = NOTEBOOKS) -> dict[str, Parameter]:
             choices, kind = tuple(choice[1].split("|")) if choice else (), TYPES[line["inferred_type_name"]]
             schema.setdefault(name, Parameter(name, kind, value, meaning, low, high, choices, path.stem))
     return schema
+
+
+def unformatted(path: Path) -> str:
+    """Write a path so that papermill, which formats it with the parameters, leaves its braces as they are."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def read_parameters(source: Path | dict | None, overrides: list[str] = ()) -> tuple[dict[str, object], list[str]]:

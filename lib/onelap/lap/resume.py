@@ -4,12 +4,12 @@ The work of a finished notebook is kept while the files that it read and wrote m
 """
 
 import hashlib
-from datetime import datetime
+import os
 
 from onelap import UserError
 from onelap.arms.base import locate_base
 from onelap.lap.parameters import SET_BY_THE_RUNNER
-from onelap.lap.run import Run, now, this_process, versions
+from onelap.lap.run import Run, versions
 from onelap.machine.gpus import describe
 from onelap.machine.store import hash_files
 from onelap.notes.fields import FIELD_PARAMETERS, Fields
@@ -77,17 +77,8 @@ def check_unchanged(run: Run, parameters: dict) -> None:
 
 
 def reopen(run: Run) -> None:
-    """Begin another session of a run. The time of earlier sessions counts, up to their last sign of life."""
-    record = run.record
-    if record["status"] == "running":  # killed before it could record its time
-        # What its process last wrote; files that a reader may have saved do not count.
-        written = [run.record_path, run.training_path / "log.jsonl", *run.path.glob(".*.running.ipynb")]
-        ended = max(path.stat().st_mtime for path in written if path.exists())
-        seconds = ended - datetime.fromisoformat(record["session_started"]).timestamp()
-        spent = record["spent_seconds"] + max(0.0, round(seconds, 1))
-    else:
-        spent = record["actual"]["seconds"]
-    run.update(spent_seconds=spent, session_started=now(), status="running", error=None, process=this_process())
+    """Begin another session of a run."""
+    run.update(status="running", error=None, process={"pid": os.getpid()})
 
 
 def _gpu_names(hardware: dict) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import psutil
 import yaml
 from filelock import FileLock, Timeout
 
-from onelap import PROJECT, UserError, find_path
+from onelap import PROJECT, UserError, find_path, require_utf8
 from onelap.machine import gpus, guard, store
 from onelap.machine.dates import notes_a_year
+from onelap.machine.files import printable
 from onelap.machine.names import normalize
 from onelap.notes.fields import Fields
 from onelap.notes.split import PARTS, SET_ASIDE, FrozenSplit
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # these take time that a command without a model need not wai
 
 RECORDED_PACKAGES = ["torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill",
                      "scikit-learn", "pandas", "numpy", "scipy", "tokenizers", "safetensors"]  # fmt: skip
+LAP_BEGAN = "ONELAP_LAP_BEGAN"  # environment variable: `time.monotonic()` when the lap began, less its breaks
 
 
 def now() -> str:
@@ -43,12 +45,15 @@ def now() -> str:
 
 
 class Run:
-    """One run folder. Notebooks get theirs with `Run.open(run_dir)`."""
+    """One run folder; raises UserError where its path is not UTF-8. Notebooks get theirs with `Run.open(run_dir)`."""
 
     def __init__(self, path: Path):
-        self.path = path = path.absolute()  # kernels have another working directory; executed notebooks are here
+        self.opened = time.monotonic()
+        path = require_utf8(path.absolute())  # kernels have another working directory
+        self.path = path  # executed notebooks are here
         self.params_path = path / "params.yaml"  # every parameter of every notebook, resolved; written first
         self.record_path = path / "run.json"  # status, times, versions, hashes; rewritten atomically
+        self.seconds_path = path / ".seconds"  # of all sessions of the lap; a line is added while it runs
         self.dataset_path = path / "dataset"  # train.jsonl validation.jsonl test.jsonl
         self.manifest_path = self.dataset_path / "manifest.json"  # what was read, and how it was split
         self.arms_path = path / "arms"  # a folder an arm: predictions.jsonl metrics.json validation.jsonl
@@ -59,8 +64,8 @@ class Run:
     @classmethod
     def create(cls, params: str, parameters: dict, folder: Path | None) -> "Run":
         """Make `folder` or `<UTC yyyymmdd-hhmmss>_<params>`. Raises UserError if it holds a run or cannot be made."""
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        path = folder or PROJECT / "outputs" / f"{stamp}_{Path(params).stem}"
+        stamp, params = datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), printable(params)
+        path = folder or PROJECT / "outputs" / f"{stamp}_{Path(params).stem}"[:60]  # names end at 255 bytes
         while folder is None and path.exists():  # two runs that begin in the same second
             path = path.with_name(path.name + "_")
         run = cls(path)
@@ -74,8 +79,9 @@ class Run:
         except OSError as error:
             raise UserError(f"{path}: the run folder cannot be written: {error}") from None
         predicted = dict.fromkeys(("training_seconds", "vram_gb"))
-        more = {"predicted": predicted, "actual": dict.fromkeys(("seconds", "training_seconds", "peak_memory_gb"))}
-        run.update(status="running", params=params, process=this_process(), notebooks={}, **_circumstances(), **more)
+        actual = dict.fromkeys(("seconds", "training_seconds", "peak_memory_gb"))
+        more = {"process": {"pid": os.getpid()}, "notebooks": {}, "predicted": predicted, "actual": actual}
+        run.update(status="running", params=params, **_circumstances(), **more)
         return run
 
     @classmethod
@@ -113,7 +119,7 @@ class Run:
     def locked(self) -> AbstractContextManager:
         """Keep other `onelap run` processes out, until the lock is released or its process dies. Raises UserError."""
         try:
-            return FileLock(self.path / ".lock").acquire(timeout=0)
+            return FileLock(self.path / ".lock").acquire(timeout=0.2)  # a list of runs may hold it for a moment
         except Timeout:
             number = self.record.get("process", {}).get("pid", "unknown")
             raise UserError(f"{self.path}: process {number} is at work there; let it end, or end it") from None
@@ -122,11 +128,28 @@ class Run:
         """Change entries of run.json; a dictionary is merged into the one that is there."""
         store.write_json(self.record_path, _merged(self.record, changes))
 
+    def begin_session(self) -> None:
+        """Count the lap's seconds on from those of earlier sessions, in this process and its kernels."""
+        spent = max(store.read_whole_lines(self.seconds_path), default=0.0)
+        store.write_text(self.seconds_path, f"{spent}\n")
+        os.environ[LAP_BEGAN] = str(time.monotonic() - spent)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the lap in all its sessions; in a notebook that is run by hand, those since it opened the run.
+
+        They come from the monotonic clock, which is the same in all processes, and which nobody sets.
+        """
+        return round(time.monotonic() - float(os.environ.get(LAP_BEGAN, self.opened)), 1)
+
+    def keep_seconds(self) -> None:
+        """Store the lap's seconds so far: should this process be killed, the next session goes on from there."""
+        with self.seconds_path.open("a", encoding="utf-8") as file:
+            file.write(f"{self.seconds}\n")
+
     def seconds_left(self, hours: float, reserve: float) -> float:
         """Compute what is left of a budget for the whole lap, less a reserve for what follows; never negative."""
-        record = self.record
-        session = datetime.now(UTC) - datetime.fromisoformat(record["session_started"])
-        return max(0.0, 3600 * hours - record["spent_seconds"] - session.total_seconds() - reserve)
+        return max(0.0, 3600 * hours - self.seconds - reserve)
 
     def require(self, path: Path, notebook: str) -> Path:
         """Return the path. Raises UserError, naming the notebook that makes it, where it is missing."""
@@ -312,18 +335,11 @@ def _circumstances() -> dict:
     """Describe what a run starts from: time, code, versions and hardware; its hashes are still to come."""
     return {
         "started": now(),
-        "session_started": now(),
-        "spent_seconds": 0.0,
         "git": _git_state(),
         "versions": versions(),
         "hardware": gpus.describe(),
         "hashes": {},
     }
-
-
-def this_process() -> dict:
-    """Identify this process by number and start, because numbers are used again."""
-    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def _git_state() -> dict:

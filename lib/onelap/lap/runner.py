@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import signal
 import subprocess
@@ -17,10 +18,10 @@ from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from onelap import NotebookFailed, UserError, find_path
+from onelap import NotebookFailed, UserError, find_path, require_utf8
 from onelap.arms.base import locate_base
 from onelap.arms.prompts import parse_definitions
-from onelap.lap.parameters import NOTEBOOKS, read_schema
+from onelap.lap.parameters import NOTEBOOKS, read_schema, unformatted
 from onelap.lap.resume import digest_files, reason_to_repeat
 from onelap.lap.run import Run, now
 from onelap.machine import guard
@@ -28,6 +29,7 @@ from onelap.machine.progress import CLEAR_REST, HEARTBEAT_SECONDS, PROGRESS_VARI
 from onelap.machine.redact import redact_failure, redact_message
 from onelap.notes.fields import FIELD_PARAMETERS, Fields
 from onelap.notes.read import are_samples, locate_notes
+from onelap.notes.split import locate_split
 from onelap.qlora.recipe import accumulation_steps
 
 LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
@@ -51,11 +53,15 @@ class PrivateKernelManager(AsyncKernelManager):
 
 
 class Progress:
-    """A line on standard output: the notebook and the cell that are running, for how long, and how far they are."""
+    """A line on standard output: the notebook and the cell that are running, for how long, and how far they are.
 
-    def __init__(self, name: str, cells: int, file: Path):
-        """`cells` is the number of code cells. `file` is where `ProgressLine` leaves the line of a long cell."""
-        self.name, self.cell, self.cells, self.file = name, 0, cells, file
+    Meanwhile it keeps the lap's seconds.
+    """
+
+    def __init__(self, run: Run, name: str, cells: int):
+        """`cells` is the number of code cells."""
+        self.run, self.name, self.cell, self.cells = run, name, 0, cells
+        self.file = Path(os.environ[PROGRESS_VARIABLE])  # where `ProgressLine` leaves the line of a long cell
         self.started = time.monotonic()
         self.terminal = sys.stdout.isatty()
         self.finished = threading.Event()
@@ -92,8 +98,13 @@ class Progress:
             self.file.unlink()
 
     def _tick(self) -> None:
-        while not self.finished.wait(HEARTBEAT_SECONDS[self.terminal]):
-            self._show(end="" if self.terminal else "\n")
+        for second in itertools.count(1):
+            if self.finished.wait(1.0):
+                return
+            with contextlib.suppress(OSError):  # a full disk must not end the heartbeat
+                self.run.keep_seconds()
+            if second % HEARTBEAT_SECONDS[self.terminal] == 0:
+                self._show(end="" if self.terminal else "\n")
 
     def _show(self, end: str) -> None:
         detail = ""
@@ -154,14 +165,14 @@ def resolve_inputs(parameters: dict) -> list[str]:
     reporter = parameters["report_to"]
     if reporter != "none" and not importlib.util.find_spec(reporter):
         problems.append(f"report_to: {reporter} is not installed; `pip install {reporter}` does that")
-    parameters["notes_path"] = str(attempt(locate_notes, parameters["notes_path"]))
+    parameters["notes_path"] = str(attempt(require_utf8, attempt(locate_notes, parameters["notes_path"])))
+    parameters["split_dir"] = str(attempt(locate_split, parameters["split_dir"]))
     fields = attempt(Fields.parse, *(parameters[name] for name in FIELD_PARAMETERS))
     if fields:
         attempt(parse_definitions, parameters["definitions"], fields.kinds)
-    base = attempt(locate_base, parameters["base_model"])
+    base = attempt(require_utf8, attempt(locate_base, parameters["base_model"]))
     attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
-    parameters["split_dir"] = str(find_path(parameters["split_dir"]).absolute())
-    if base == find_path(parameters["base_model"]):  # a hub model keeps its name
+    if base and base == find_path(parameters["base_model"]):  # a hub model keeps its name
         parameters["base_model"] = str(base)
     return problems
 
@@ -177,7 +188,8 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ[PROGRESS_VARIABLE] = str(run.path / ".progress")
     guard.record_in(run.path)
-    started, status, error = time.monotonic(), "failed", None
+    run.begin_session()
+    status, error = "failed", None
     try:
         for notebook in notebooks:
             reason = reason_to_repeat(run, notebook.stem)
@@ -193,9 +205,8 @@ def run_lap(run: Run, parameters: dict, notebooks: list[Path] = NOTEBOOKS) -> No
         error = str(failure)
         raise
     finally:
-        seconds = round(run.record.get("spent_seconds", 0.0) + time.monotonic() - started, 1)
-        network = {"refused": len(guard.read_log(run.path))}
-        _record_end(run, status=status, error=error, finished=now(), actual={"seconds": seconds}, network=network)
+        network, actual = {"refused": len(guard.read_log(run.path))}, {"seconds": run.seconds}
+        _record_end(run, status=status, error=error, finished=now(), actual=actual, network=network)
 
 
 def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
@@ -206,15 +217,15 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
     entry = {"status": "running", "started": now(), "read": digest_files(run, name, "read")}
     run.update(notebooks={name: entry})
     cells = [cell for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
-    progress = Progress(name, len(cells) + 1, run.path / ".progress")  # papermill adds a cell with the values
+    progress = Progress(run, name, len(cells) + 1)  # papermill adds a cell with the values
     interrupt = Interrupt()
     entry["status"] = "failed"
     show_text = parameters.get("show_text", True) or are_samples(parameters["notes_path"])
     try:
         with progress, interrupt:
             notebook = papermill.execute_notebook(
-                source,
-                str(working).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
+                unformatted(source),
+                unformatted(working),
                 values,
                 progress_bar=False,
                 cwd=str(run.path),
@@ -287,5 +298,6 @@ def _record_end(run: Run, **changes: object) -> None:
     """Record an end in `run.json`; where the disk is full, the first error matters more and is not replaced."""
     try:
         run.update(**changes)
+        run.keep_seconds()
     except OSError as error:
         print(f"run.json could not be brought up to date: {error}", file=sys.stderr)

@@ -1,6 +1,8 @@
 """Kinds given with `onelap label`: a small file beside the notes, which themselves are never changed."""
 
 import json
+import os
+import unicodedata
 from pathlib import Path
 
 from onelap import UserError
@@ -10,15 +12,18 @@ LABELS_SUFFIX = ".labels.jsonl"
 
 
 def labels_path(notes_path: Path) -> Path:
-    """Name the file beside a folder or file of notes that holds their labels."""
-    path = notes_path.resolve() if notes_path.name in ("", "..") else notes_path
-    return path.with_name(path.name + LABELS_SUFFIX)
+    """Name the file beside a folder or file of notes that holds their labels; one, whichever link leads to them."""
+    return Path(f"{notes_path.resolve()}{LABELS_SUFFIX}")
 
 
 def read_labels(notes_path: Path) -> dict[str, str]:
     """Read {id: kind}; of several labels of a note the last one counts. Raises UserError for a damaged file."""
-    file = labels_path(notes_path)
-    if not file.exists():
+    beside_link = Path(f"{notes_path.absolute()}{LABELS_SUFFIX}")  # where version 0.1 put them
+    return _read_file(beside_link) | _read_file(labels_path(notes_path))
+
+
+def _read_file(file: Path) -> dict[str, str]:
+    if not os.access(file, os.F_OK):  # also where the name is too long for one
         return {}
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -29,4 +34,4 @@ def read_labels(notes_path: Path) -> dict[str, str]:
         raise UserError(
             f"{file}: expected lines of id and kind, could not read them: {type(error).__name__}: {error}"
         ) from None
-    return {identity: normalize(kind) for identity, kind in labels.items()}
+    return {unicodedata.normalize("NFC", identity): normalize(kind) for identity, kind in labels.items()}

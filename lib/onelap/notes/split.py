@@ -10,6 +10,7 @@ where its source is.
 
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from onelap import UserError
+from onelap import PROJECT, UserError, expand_path, require_utf8
 from onelap.machine.names import normalize
 from onelap.machine.store import read_json, write_json
 
@@ -30,6 +31,11 @@ MAX_ORDERED = 1000  # clusters; more are tried in one order only
 MAX_PREFERRED_IN_TEST = 0.5  # of the notes of the preferred style
 
 
+def locate_split(name: str) -> Path:
+    """Resolve `split_dir`: a relative one is the project's, wherever a lap is run. Raises UserError for a bad path."""
+    return require_utf8(PROJECT / expand_path(name))
+
+
 class FrozenSplit:
     """The part of every note that was ever split, in a file below `folder`.
 
@@ -39,9 +45,11 @@ class FrozenSplit:
     def __init__(self, folder: Path, notes_path: Path, shares: dict[str, float], seed: int):
         self.drawn_for = {"notes_path": str(notes_path.resolve()), "shares": shares, "seed": seed}
         digest = hashlib.sha256(json.dumps(self.drawn_for, sort_keys=True).encode()).hexdigest()
-        self.path = folder / f"{notes_path.stem}_{digest[:10]}.json"
+        path = folder / f"{notes_path.resolve().stem}_{digest[:10]}.json"
+        # Version 0.1 named it after the link that led to the notes.
+        self.path = path if path.exists() else min(folder.glob(f"*_{digest[:10]}.json"), default=path)
         stored = read_json(self.path) if self.path.exists() else {"parts": {}, "by_source": None}
-        self.parts: dict[str, str] = stored["parts"]
+        self.parts = {unicodedata.normalize("NFC", identity): part for identity, part in stored["parts"].items()}
         """{id of a note: its part}; empty before the first split."""
         self.by_source: bool | None = stored["by_source"]
         """Whether the notes were split by source; None before the first split."""
