@@ -3,9 +3,6 @@
 A random split flatters: notes of one author share subjects and phrases, and a classifier that has seen them is asked
 about the next author in daily use. Near-duplicates stay on one side with their sources for the same reason. The test
 prefers notes of the style that will be sorted (raw ones), and leaves half of them to learn from.
-
-A file keeps the part of every note, so that a vault may grow: a note that was in test stays in test, and a new one goes
-where its source is.
 """
 
 import hashlib
@@ -37,7 +34,7 @@ def locate_split(name: str) -> Path:
 
 
 class FrozenSplit:
-    """The part of every note that was ever split, in a file below `folder`.
+    """The part of every note that was ever split, in a file below `folder`: a vault may grow, and test stays test.
 
     Another notes' path, share or seed has a file of its own; delete it to draw anew. A deleted note's entry stays.
     """
@@ -49,10 +46,9 @@ class FrozenSplit:
         # Version 0.1 named it after the link that led to the notes.
         self.path = path if path.exists() else min(folder.glob(f"*_{digest[:10]}.json"), default=path)
         stored = read_json(self.path) if self.path.exists() else {"parts": {}, "by_source": None}
+        # {id of a note: its part}; empty before the first split.
         self.parts = {unicodedata.normalize("NFC", identity): part for identity, part in stored["parts"].items()}
-        """{id of a note: its part}; empty before the first split."""
-        self.by_source: bool | None = stored["by_source"]
-        """Whether the notes were split by source; None before the first split."""
+        self.by_source: bool | None = stored["by_source"]  # how the notes were split; None before the first split
 
     def add(self, notes: pd.DataFrame, by_source: bool) -> None:
         """Store the column `part`, except for notes that were set aside: these are decided again next time."""
@@ -101,7 +97,8 @@ def split_notes(
     cluster = np.unique(np.where(too_large, len(names) + source, cluster), return_inverse=True)[1]
 
     rank = notes["id"].map(frozen_parts).map(PARTS.index, na_action="ignore")
-    of_source = pd.Series(_usual_rank(rank, source, len(names))[source])
+    # Where most notes of a source are, the later part of equals.
+    of_source = pd.Series(source).map(pd.crosstab(source, rank).iloc[:, ::-1].idxmax(axis=1))
     placed = of_source.fillna(of_source.groupby(cluster).transform("max"))
     like_test = (notes["style"] == preferred) & (preferred != "")
     placed = placed.fillna(_place(notes["kind"], like_test, cluster, placed, shares, seed)).astype(int).to_numpy()
@@ -121,28 +118,16 @@ def split_notes(
     return notes.assign(cluster=cluster, part=part)
 
 
-def _usual_rank(rank: pd.Series, source: np.ndarray, sources: int) -> np.ndarray:
-    """(sources,) position in PARTS where most notes of a source are, the later of equals; NaN for a new source."""
-    counts = np.zeros((sources, len(PARTS)))
-    old = rank.notna().to_numpy()
-    np.add.at(counts, (source[old], rank[old].astype(int)), 1)
-    usual = len(PARTS) - 1 - counts[:, ::-1].argmax(axis=1)
-    return np.where(counts.any(axis=1), usual, np.nan)
-
-
 def _copies(pairs: pd.DataFrame, placed: np.ndarray, new: np.ndarray, like_test: pd.Series) -> np.ndarray:
     """(notes,) which near-duplicates are set aside, because their pair is apart or would be tested twice."""
-    aside = np.zeros(len(placed), dtype=bool)
     first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
-    apart = placed[first] != placed[second]
+    apart, like = placed[first] != placed[second], like_test.to_numpy()
     drop_first = np.where(new[first] == new[second], placed[first] < placed[second], new[first])
-    aside[first[apart & drop_first]] = True
-    aside[second[apart & ~drop_first]] = True
-    like = like_test.to_numpy()
+    aside = [first[apart & drop_first], second[apart & ~drop_first]]
     for copy, other in (first, second), (second, first):
         tested_twice = ~apart & (placed[copy] == PARTS.index("test")) & like[other] & ~like[copy]
-        aside[copy[tested_twice & new[copy]]] = True
-    return aside
+        aside.append(copy[tested_twice & new[copy]])
+    return np.isin(np.arange(len(placed)), np.concatenate(aside))
 
 
 def _place(
