@@ -94,9 +94,11 @@ def test_every_line_of_standard_input_gets_its_item():
 def test_inbox_names_all_paths_that_do_not_exist(tmp_path):
     with pytest.raises(UserError, match=r"no such file or folder: .*one, .*two"):
         Inbox([str(tmp_path), str(tmp_path / "one"), str(tmp_path / "two")])
-    for nothing in ("", "x" * 300, "~nobody/notes"):
-        with pytest.raises(UserError, match="no such file or folder"):
-            Inbox([nothing])
+    with pytest.raises(UserError, match=r"no such file or folder: \(nothing\)"):
+        Inbox([""])
+    for unusable in ("x" * 300, "~no-such-user/notes"):
+        with pytest.raises(UserError, match=rf"{unusable}: expected the path of a file or folder"):
+            Inbox([unusable])
     assert Inbox(["~"]).paths == ["~"]
 
 

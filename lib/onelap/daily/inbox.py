@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
-from onelap import UserError
+from onelap import UserError, expand_path
 from onelap.notes.encoding import MAX_BYTES
 from onelap.notes.fields import Fields
 from onelap.notes.read import Note, Place, Skip, note_of_row, notes_in
@@ -41,9 +40,9 @@ class Inbox:
     """All notes below some paths, in order; `-` stands for lines of JSON on `stream`."""
 
     def __init__(self, paths: list[str], stream: BinaryIO | None = None):
-        """Raises UserError that names the paths that do not exist."""
-        missing = [path or "(nothing)" for path in paths if path != STANDARD_INPUT and not _exists(path)]
-        if missing:
+        """Raises UserError for paths that do not exist; one names them all."""
+        named = [path for path in paths if path != STANDARD_INPUT]
+        if missing := [path or "(nothing)" for path in named if not path.strip() or not expand_path(path).exists()]:
             raise UserError(f"no such file or folder: {', '.join(missing)}")
         self.paths, self.stream = paths, stream
         self.skipped: Counter[str] = Counter()  # files below the folders that are not notes, by reason
@@ -52,18 +51,11 @@ class Inbox:
         """Yield one item after the other, as they are read."""
         for path in self.paths:
             on_stream = path == STANDARD_INPUT
-            for note in _lines(self.stream, fields) if on_stream else notes_in(Path(path).expanduser(), fields):
+            for note in _lines(self.stream, fields) if on_stream else notes_in(expand_path(path), fields):
                 if isinstance(note, Skip) and not note.broken:
                     self.skipped[note.reason] += note.count
                 else:
                     yield Item.of(note)
-
-
-def _exists(path: str) -> bool:
-    try:
-        return bool(path.strip()) and Path(path).expanduser().exists()
-    except (OSError, RuntimeError):  # too long a name; `~` of a user who does not exist
-        return False
 
 
 def _lines(stream: BinaryIO, fields: Fields) -> Iterator[Note | Skip]:
