@@ -11,7 +11,7 @@ from onelap.machine.store import read_json
 from onelap.verdict.compare import compare
 
 COMPARED_ENTRIES = ("hashes", "versions", "git", "hardware")  # of run.json
-SHORTENED = ("hashes", "git")  # of these, the first 12 characters are enough to tell two apart
+SHORTENED = ("hashes.", "git.")  # of these, the first 12 characters are enough to tell two apart
 
 
 def list_runs(outputs: Path) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def newest_good_run(outputs: Path) -> Run:
 
 def differences(a: Run, b: Run) -> pd.DataFrame:
     """List what differs in parameters, hashes, versions, code and machine; columns `what, a, b`."""
-    left, right = (_flat(run.parameters | {name: run.record.get(name) for name in COMPARED_ENTRIES}) for run in (a, b))
+    left, right = _compared(a), _compared(b)
     names = sorted(left.keys() | right.keys(), key=lambda name: (name.split(".")[0] in COMPARED_ENTRIES, name))
     rows = [(name, left.get(name, "none"), right.get(name, "none")) for name in names]
     return pd.DataFrame(rows, columns=["what", "a", "b"]).query("a != b")
@@ -89,9 +89,8 @@ def compare_runs(a: Run, b: Run) -> dict[str, dict]:
     }
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
-    """Flatten nested dictionaries to names such as `hashes.prompts.base`, their values as text."""
-    flat, length = {}, 12 if prefix.startswith(SHORTENED) else None
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: str(value)[:length]}
-    return flat
+def _compared(run: Run) -> dict[str, str]:
+    """List what is compared of a run by names such as `hashes.prompts.base`, as text."""
+    entries = run.parameters | {name: run.record.get(name) for name in COMPARED_ENTRIES}
+    (flat,) = pd.json_normalize(entries).to_dict("records")
+    return {name: str(value)[: 12 if name.startswith(SHORTENED) else None] for name, value in flat.items()}
