@@ -173,11 +173,7 @@ def test_reliability_draws_each_bin_at_its_confidence_and_its_share_of_right_ans
     assert points == [(pytest.approx(0.9), 0.75), (pytest.approx(0.7), 0.75)]
     assert [dot.get_sizes()[0] for dot in axes.collections] == [12 + 6 * 4] * 2
     assert list(axes.lines[0].get_xdata()) == list(axes.lines[0].get_ydata()) == [0, 1]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "as sure as right",
-        "as trained",
-        "corrected",
-    ]
+    assert legend() == ["as sure as right", "as trained", "corrected"]
     assert reading == (
         "Mean probability of an answer, and share of right answers: as trained 90 % and 75 % (calibration error 0.15); "
         "corrected 70 % and 75 % (calibration error 0.05)."

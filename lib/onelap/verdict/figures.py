@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib import font_manager, get_cachedir
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import confusion_matrix
 
@@ -49,9 +48,8 @@ def without_glyphs(names: list[str]) -> str:
     if not missing:
         return ""
     return (
-        f"No font here has all characters of {', '.join(missing)}: figures show boxes instead. Install one "
-        "(Debian and Ubuntu: apt install fonts-noto-cjk), delete matplotlib's font cache "
-        f"({get_cachedir()}) and run again."
+        f"No font here has all characters of {', '.join(missing)}: figures show boxes instead. Install one (Debian and "
+        f"Ubuntu: apt install fonts-noto-cjk), delete matplotlib's font cache ({get_cachedir()}) and run again."
     )
 
 
@@ -73,15 +71,15 @@ def _new_axes(height: float, title: str = "", **options):
     return plt.subplots(figsize=(WIDTH, height), subplot_kw={"title": title}, **options)[1]
 
 
-def _draw_interval(axes, rate: dict, row: float, colour: str) -> None:
+def _draw_interval(axes, rate: dict, row: float, colour: str, label: str | None = None) -> None:
     """Draw a rate as a dot and its 95 % interval as a bar behind it; nothing where there were no notes."""
     if rate["value"] is not None:
         axes.plot([rate["low"], rate["high"]], [row, row], color=colour, linewidth=3, alpha=0.4)
-        axes.plot(rate["value"], row, "o", color=colour, markersize=7)
+        axes.plot(rate["value"], row, "o", color=colour, markersize=7, label=label)
 
 
-def _finish(axes, xlabel: str = "", ylabel: str = "", x=None, y=None, rows=None, handles=None) -> None:
-    """Label the axes and show the figure, its legend below: there long names have room, and the figure grows by it.
+def _finish(axes, xlabel: str = "", ylabel: str = "", x=None, y=None, rows=None) -> None:
+    """Label the axes and show the figure, the legend of its first axes below: there long names have room.
 
     Axes whose limits `x` or `y` are given are of shares, written as per cent; `rows` name the rows of the y axis.
     """
@@ -93,12 +91,12 @@ def _finish(axes, xlabel: str = "", ylabel: str = "", x=None, y=None, rows=None,
             set_limits(*limits)
             axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
             axis.grid(alpha=0.3)
-    handles = handles or axes.get_legend_handles_labels()[0]
-    if handles and not axes.get_legend():
-        columns = 3 if max(len(handle.get_label()) for handle in handles) < MAX_LABEL * 2 / 3 else 1
-        figure = axes.get_figure()
-        figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(handles) // columns))
-        figure.legend(handles=handles, loc="outside lower left", ncols=columns)
+    figure = axes.get_figure()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if labels:
+        columns = 3 if max(map(len, labels)) < MAX_LABEL * 2 / 3 else 1
+        figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(labels) // columns))
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns)
     plt.show()
 
 
@@ -197,16 +195,16 @@ def recall_by_kind(metrics: dict[str, dict], kinds: list[str]) -> str:
     recall = {arm: measured["recall"] for arm, measured in metrics.items()}
     tested = {kind: count for kind in kinds if (count := next(iter(recall.values()))[kind]["n"])}
     axes = _new_axes((0.35 + 0.17 * len(recall)) * len(tested) + 1.0, "Recall by kind, with 95 % intervals")
-    handles, readings = [], []
+    readings = []
     for index, (arm, rates) in enumerate(recall.items()):
-        colour, below = _colour(arm, index), 0.7 / len(recall) * (index - (len(recall) - 1) / 2)
+        below = 0.7 / len(recall) * (index - (len(recall) - 1) / 2)
         for row, kind in enumerate(reversed(tested)):
-            _draw_interval(axes, rates[kind], row - below, colour)
-        handles.append(Line2D([], [], color=colour, marker="o", label=_legend_label(arm)))
+            label = None if row else _legend_label(arm)  # once is enough
+            _draw_interval(axes, rates[kind], row - below, _colour(arm, index), label)
         least = min(tested, key=lambda kind, rates=rates: rates[kind]["value"])
         readings.append(f"**{name_of(arm)}** finds {with_interval(rates[least])} of *{least}*")
     rows = [f"{kind} (n={tested[kind]})" for kind in reversed(tested)]
-    _finish(axes, "share of the test notes of that kind that were found", x=(-0.02, 1.02), rows=rows, handles=handles)
+    _finish(axes, "share of the test notes of that kind that were found", x=(-0.02, 1.02), rows=rows)
     return f"Lowest recall: {'; '.join(readings)}."
 
 
@@ -218,13 +216,10 @@ def reliability(answers: dict[str, pd.DataFrame]) -> str:
     readings = []
     for (name, predictions), colour in zip(answers.items(), (ORANGE, BLUE), strict=False):
         bins, error = measures.reliability(predictions), measures.calibration_error(predictions)
-        axes.plot(bins["confidence"], bins["right"], color=colour, alpha=0.5)
-        axes.scatter(bins["confidence"], bins["right"], 12 + 6 * bins["notes"], color=colour, alpha=0.7, label=name,
-                     clip_on=False)  # fmt: skip
+        axes.plot(bins["confidence"], bins["right"], color=colour, alpha=0.5, label=name)
+        axes.scatter(bins["confidence"], bins["right"], 12 + 6 * bins["notes"], color=colour, alpha=0.7, clip_on=False)
         sure, right = (np.average(bins[column], weights=bins["notes"]) for column in ("confidence", "right"))
         readings.append(f"{name} {percent(sure)} and {percent(right)} (calibration error {error:.2f})")
-    for handle in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).legend_handles[1:]:
-        handle.set_sizes([50])
     _finish(axes, "probability of the answer, ten bins", "share of right answers", x=(0, 1.02), y=(-0.02, 1.02))
     return f"Mean probability of an answer, and share of right answers: {'; '.join(readings)}."
 
@@ -299,7 +294,7 @@ def training_curves(logs: dict[str, pd.DataFrame], best_step: int | None = None)
     rates.set(title="Learning rate", xlabel="optimizer step")
     rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     rates.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(scores, y=(0, 1.02), handles=losses.get_legend_handles_labels()[0])
+    _finish(scores, y=(0, 1.02))
     return f"{'; '.join(readings)}."
 
 
