@@ -54,6 +54,7 @@ def load_base(base: Path, precision, to_be_sharded: bool = False):
     packed into a number format that `fully_shard` can slice.
     """
     from accelerate.utils.memory import clear_device_cache
+    from bitsandbytes.nn import Linear4bit
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
@@ -78,21 +79,12 @@ def load_base(base: Path, precision, to_be_sharded: bool = False):
         local_files_only=True,
         trust_remote_code=False,  # or it asks, at a terminal
     )
-    _keep_trainable_on_cpu(model)
-    return model.requires_grad_(False).eval()
-
-
-def _keep_trainable_on_cpu(model) -> None:
-    """Stop bitsandbytes from repacking the weights at the first forward pass in eval mode.
-
-    On CPUs with AVX512-BF16 it does so for a faster kernel that has no backward pass: after one validation pass most
-    LoRA matrices would silently get no gradient.
-    """
-    from bitsandbytes.nn import Linear4bit
-
+    # On CPUs with AVX512-BF16 bitsandbytes would repack the weights at the first forward pass in eval mode for a faster
+    # kernel, which has no backward pass: after one validation pass most LoRA matrices would silently get no gradient.
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+    return model.requires_grad_(False).eval()
 
 
 def load_adapter(model, adapter: Path):

@@ -16,23 +16,13 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler, normalize
 
 from onelap.arms.base import locate_base
 
+# What is counted in a text, by a pattern each; words are never looked at.
 MARKUP = {
-    "lines": r"\n",
-    "blank lines": r"\n[ \t]*\n",
-    "bullets": r"(?m)^[ \t]*[-*+・][ \t]",
-    "numbers": r"(?m)^[ \t]*\d+[.)][ \t]",
-    "headings": r"(?m)^#+[ \t]",
-    "check boxes": r"\[[ xX]\]",
-    "code": r"`",
-    "links": r"https?://|\]\(",
-    "quotes": r"(?m)^[ \t]*>",
-    "digits": r"\d",
-    "questions": r"[?？]",
-    "exclamations": r"[!！]",
-    "capitals": r"[A-Z]",
-    "colons": r"[:：]",
-}
-"""What is counted in a text, by a pattern each; words are never looked at."""
+    "lines": r"\n", "blank lines": r"\n[ \t]*\n", "bullets": r"(?m)^[ \t]*[-*+・][ \t]",
+    "numbers": r"(?m)^[ \t]*\d+[.)][ \t]", "headings": r"(?m)^#+[ \t]", "check boxes": r"\[[ xX]\]",
+    "code": r"`", "links": r"https?://|\]\(", "quotes": r"(?m)^[ \t]*>", "digits": r"\d",
+    "questions": r"[?？]", "exclamations": r"[!！]", "capitals": r"[A-Z]", "colons": r"[:：]",
+}  # fmt: skip
 
 
 def majority_model() -> DummyClassifier:
@@ -112,7 +102,6 @@ def out_of_fold(model: Pipeline, notes: pd.DataFrame, clusters: pd.Series | None
     """
     folds = max(2, min(3, notes["kind"].value_counts().min()))
     splitter = (StratifiedKFold if clusters is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=0)
-    probabilities = cross_val_predict(
-        model, notes["text"], notes["kind"], groups=clusters, cv=splitter, method="predict_proba"
-    )
+    how = {"groups": clusters, "cv": splitter, "method": "predict_proba"}
+    probabilities = cross_val_predict(model, notes["text"], notes["kind"], **how)
     return pd.DataFrame(probabilities, index=notes.index, columns=np.unique(notes["kind"]))

@@ -46,9 +46,8 @@ class Prompt:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that is the same for every note."""
-        return hashlib.sha256(
-            json.dumps([self.before, self.after, self.answers, self.note_budget]).encode()
-        ).hexdigest()
+        content = [self.before, self.after, self.answers, self.note_budget]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
     def branches(self) -> list[list[int]]:

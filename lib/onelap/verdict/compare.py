@@ -81,12 +81,11 @@ def compare_by_kind(
     name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, clusters: pd.Series, kinds: list[str]
 ) -> dict[str, dict | None]:
     """Compare the recall of each kind: {kind: `compare` over its test notes, or None for too few to show any gain}."""
-    pairs = {}
-    for kind in kinds:
-        rows = np.flatnonzero(a["kind"] == kind)
-        measurable = detectable_gain(len(rows)) is not None
-        pairs[kind] = compare(name_a, a.iloc[rows], name_b, b.iloc[rows], clusters.iloc[rows]) if measurable else None
-    return pairs
+    at = {kind: np.flatnonzero(a["kind"] == kind) for kind in kinds}
+    return {
+        kind: compare(name_a, a.iloc[i], name_b, b.iloc[i], clusters.iloc[i]) if detectable_gain(len(i)) else None
+        for kind, i in at.items()
+    }
 
 
 def detectable_gain(n: int) -> float | None:
