@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -98,12 +99,15 @@ def test_hidden_gpu_is_a_warning_and_not_taken_for_a_broken_one(monkeypatch):
 
 
 def test_libraries_of_another_generation_are_named():
-    pins = {"torch": "2.13.0", "trl": "1.16.0"}
-    assert doctor.check_libraries(pins, dict(pins)).state == FINE
-    other = doctor.check_libraries(pins, pins | {"trl": "1.2.0"})
-    assert (other.state, other.found) == (WARNING, "not the tested generation: trl 1.2.0 (tested 1.16.0)")
-    missing = doctor.check_libraries(pins, {"torch": "2.13.0"})
-    assert (missing.state, missing.found) == (FAILURE, "missing: trl")
+    pins = {"torch": version("torch").partition("+")[0], "PyYAML": version("pyyaml")}
+    assert doctor.check_libraries(pins).state == FINE
+    other = doctor.check_libraries(pins | {"PyYAML": "1.16.0"})
+    assert (other.state, other.found) == (
+        WARNING,
+        f"not the tested generation: PyYAML {pins['PyYAML']} (tested 1.16.0)",
+    )
+    missing = doctor.check_libraries({"no-such-library": "1.0", "PyYAML": "1.16.0"})
+    assert (missing.state, missing.found) == (FAILURE, "missing: no-such-library")
     assert missing.fix.endswith(f"pip install --constraint {PROJECT / 'constraints.txt'} --editable {PROJECT}")
 
 

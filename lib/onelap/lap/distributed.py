@@ -27,7 +27,6 @@ def main() -> None:
     arguments = parser.parse_args()
     process.prepare()
     from onelap.lap.run import Run  # not above: the libraries that it imports must find the process prepared
-    from onelap.qlora.recipe import processes
 
     run = Run(arguments.run)
     run.require(run.params_path, "onelap run")
@@ -36,7 +35,7 @@ def main() -> None:
     with nullcontext() if IS_FIRST else redirect_stdout(io.StringIO()):
         trainer = train_run(run, arguments.shard)
     if IS_FIRST:
-        print(f"{trainer.state.global_step} steps by {processes()} processes; {run.adapter_path}")
+        print(f"{trainer.state.global_step} steps by {trainer.args.world_size} processes; {run.adapter_path}")
 
 
 def train_run(run, sharded: bool):

@@ -1,6 +1,5 @@
 """Checks of this machine for what would stop a lap, without loading a model; each names a fix (`onelap doctor`)."""
 
-import importlib.metadata
 import locale
 import os
 import platform
@@ -8,8 +7,8 @@ import re
 import shutil
 import sys
 import tomllib
-from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 import psutil
@@ -50,7 +49,7 @@ def examine() -> list[Check]:
     free_gb = psutil.virtual_memory().available / 1e9
     return [
         check_python(),
-        check_libraries(pins, _installed(pins)),
+        check_libraries(pins),
         check_encoding(),
         check_kernel(),
         *check_torch(gpus, f"torch=={pins['torch']}"),
@@ -68,22 +67,13 @@ def check_python() -> Check:
     return Check("python", state, f"{platform.python_version()} at {sys.executable}; tested with 3.11", fix)
 
 
-def _installed(packages: dict[str, str]) -> dict[str, str]:
-    versions = {}
-    for package in packages:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package).partition("+")[0]
-    return versions
-
-
-def check_libraries(pins: dict[str, str], installed: dict[str, str]) -> Check:
-    """Check that the libraries, {package: version}, are of the generation that was tested together."""
-    missing = [package for package in pins if package not in installed]
-    other = [f"{name} {version} (tested {pins[name]})" for name, version in installed.items() if version != pins[name]]
+def check_libraries(pins: dict[str, str]) -> Check:
+    """Check that the installed libraries are of the generation, {package: version}, that was tested together."""
+    installed = {name: next((one.version.partition("+")[0] for one in distributions(name=name)), "") for name in pins}
     fix = f"{PIP} --constraint {PROJECT / 'constraints.txt'} --editable {PROJECT}"
-    if missing:
+    if missing := [name for name, version in installed.items() if not version]:
         return Check("libraries", FAILURE, f"missing: {', '.join(missing)}", fix)
-    if other:
+    if other := [f"{name} {one} (tested {pins[name]})" for name, one in installed.items() if one != pins[name]]:
         return Check("libraries", WARNING, f"not the tested generation: {', '.join(other)}", fix)
     return Check("libraries", FINE, f"{len(pins)} packages, all of the tested generation")
 

@@ -56,7 +56,7 @@ def allow_network() -> Iterator[None]:
 
 def record_in(folder: Path) -> None:
     """Log refused attempts into a run folder, those made before this call too."""
-    earlier = _guard.attempts if _guard.log is None else []
+    earlier = [] if _guard.log else _guard.attempts
     _guard.log = folder / LOG_NAME
     _log(earlier)
 
@@ -73,11 +73,7 @@ def attempts() -> list[str]:
 
 
 def check_address(url: str, allow_upload: bool) -> str:
-    """Return the endpoint's address without a slash at the end. Raises UserError for one beyond this machine.
-
-    Only `localhost` and numeric addresses count as this machine: a name would have to be looked up, and may mean
-    another machine next time.
-    """
+    """Return the endpoint's address without a slash at the end. Raises UserError for one beyond this machine."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -93,7 +89,10 @@ def check_address(url: str, allow_upload: bool) -> str:
 
 
 def is_this_machine(host: str) -> bool:
-    """Tell whether an address belongs to this machine; of names, which a look-up could send away, the loopback's do."""
+    """Tell whether an address belongs to this machine.
+
+    Of names only the loopback's do: another would have to be looked up, and may mean another machine next time.
+    """
     name = host.lower().rstrip(".")
     if name in LOOPBACK_NAMES or name.endswith(".localhost"):
         return True
@@ -102,10 +101,8 @@ def is_this_machine(host: str) -> bool:
     except ValueError:
         return False
     address = getattr(address, "ipv4_mapped", None) or address
-    if address.is_loopback or address.is_unspecified:
-        return True
-    interfaces = psutil.net_if_addrs().values()
-    return str(address) in {entry.address.partition("%")[0] for entries in interfaces for entry in entries}
+    own = (entry.address.partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries)
+    return address.is_loopback or address.is_unspecified or str(address) in own
 
 
 def _watch(event: str, arguments: tuple) -> None:
@@ -131,7 +128,7 @@ def _host(call: str, arguments: tuple) -> str:
         return ""
     host = arguments[0] if isinstance(arguments, tuple) and arguments else ""
     host = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else host
-    return host if isinstance(host, str) else ""
+    return host if isinstance(host, str) else ""  # numbers, for a socket of another family
 
 
 def _log(lines: list[str]) -> None:

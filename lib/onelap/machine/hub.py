@@ -1,7 +1,4 @@
-"""Models of the Hugging Face hub: the only place where something is downloaded.
-
-A model is named `owner/name@revision`. A revision is a commit: without one, another download may bring another model.
-"""
+"""Models of the Hugging Face hub, named `owner/name@revision`: the only place where something is downloaded."""
 
 from pathlib import Path
 
@@ -12,7 +9,7 @@ FETCHED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """Split `owner/name@revision` into repository and revision; None stands for the newest one."""
+    """Split a name into repository and revision, a commit; None is the newest, which another day is another model."""
     repository, _, revision = name.partition("@")
     return repository, revision or None
 
@@ -34,11 +31,9 @@ def fetch(name: str) -> Path:
 
 def find_downloaded(name: str) -> Path:
     """Find the folder in which the hub's client keeps a model. Raises UserError where it was not downloaded."""
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     try:
         return _snapshot(name, local_files_only=True)
-    except (HFValidationError, LocalEntryNotFoundError):
+    except (ValueError, FileNotFoundError):  # a name that no model can have; one that is not there
         raise UserError(
             f"base_model {name}: there is no such folder, and no model of that name and revision has been downloaded; "
             f"`onelap fetch PARAMS.yaml` downloads it{download_size(name)}"

@@ -14,10 +14,10 @@ SAMPLE_SECONDS = 0.02  # between two readings of a process's memory
 
 
 def cap_memory(device: str) -> None:
-    """Limit this process to the free memory of its GPU; on the CPU this does nothing.
+    """Limit this process to the free memory of its GPU; on the CPU, or where a lower cap is set, this does nothing.
 
     Without a cap the Windows driver silently moves to system memory what does not fit, and a step takes 5 to 20 times
-    as long. With it, too large a batch is an error that can be handled. A lower cap that is already set stays.
+    as long. With it, too large a batch is an error that can be handled.
     """
     if device == "cpu":
         return
@@ -30,20 +30,18 @@ def cap_memory(device: str) -> None:
 def peak_memory_gb() -> float:
     """Return the peak so far, in GB (10⁹ bytes): of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_reserved() / 1e9, 3)
-    if sys.platform == "win32":
-        return round(psutil.Process().memory_info().peak_wset / 1e9, 3)
-    import resource
+        peak = torch.cuda.max_memory_reserved()
+    elif sys.platform == "win32":
+        peak = psutil.Process().memory_info().peak_wset
+    else:
+        import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes, or kibibytes
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return round(peak / 1e9, 3)
 
 
 class PeakMemory:
-    """The peak memory of a `with` block, libraries included.
-
-    Afterwards `gb` holds the peaks of `process` and `card` (the GPU; None where there is none) in GB (10⁹ bytes).
-    """
+    """The peak memory of a `with` block: then `gb` has those of `process` and `card` (GPU or None), in 10⁹ bytes."""
 
     def __enter__(self):
         self.ended, self.peak_bytes = threading.Event(), 0

@@ -1,7 +1,6 @@
 """Number formats: which one goes where on this device, decided in this one place.
 
-The decision follows the compute capability, never `torch.cuda.is_bf16_supported()`, which also says yes on Turing
-GPUs that only emulate bfloat16.
+It follows the compute capability: `torch.cuda.is_bf16_supported()` says yes on Turing too, which emulates bfloat16.
 """
 
 import os
@@ -87,13 +86,9 @@ def autocast(model) -> torch.autocast:
 
 
 def check_formats(model, precision: Precision) -> None:
-    """Check every tensor before the first step. Raises TypeError for a format that would fail or crawl on this device.
-
-    Trained tensors must be float32: the gradient scaler fails on others, or rounds their updates away. With float16
-    no tensor may be bfloat16, which such a GPU only emulates.
-    """
+    """Check every tensor before the first step. Raises TypeError for a format that fails or crawls on this device."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if precision.fp16 and tensor.dtype == torch.bfloat16:
+        if precision.fp16 and tensor.dtype == torch.bfloat16:  # which such a GPU only emulates
             raise TypeError(f"{name} is bfloat16, expected none on a card without it: {precision.why}")
-        if tensor.requires_grad and tensor.dtype != torch.float32:
+        if tensor.requires_grad and tensor.dtype != torch.float32:  # the scaler fails, or updates are rounded away
             raise TypeError(f"{name} is trained in {tensor.dtype}, expected torch.float32")
