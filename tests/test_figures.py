@@ -93,7 +93,7 @@ def test_token_lengths_draws_every_note_and_marks_the_budget(budget):
     assert sum(patch.get_height() for patch in axes.patches) == 5
     assert axes.patches[-1].get_x() + axes.patches[-1].get_width() >= max(100, budget)
     assert list(axes.lines[0].get_xdata()) == [budget, budget]
-    assert axes.texts[0].get_text() == f"{budget} tokens fit"
+    assert legend() == [f"{budget} tokens fit"]
     longer = {20: 3, 90: 1, 200: 0}[budget]
     assert reading == (
         f"The median note has 30 tokens and the longest 100; {longer} of 5 notes are longer than the {budget} tokens "

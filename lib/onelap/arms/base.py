@@ -63,13 +63,9 @@ def load_base(base: Path, precision, to_be_sharded: bool = False):
     logging.disable_progress_bar()
     clear_device_cache(garbage_collection=True)  # of an earlier model
     cap_memory(precision.device)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=precision.compute,
-        bnb_4bit_quant_storage=precision.compute if to_be_sharded else None,
-    )
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    storage = precision.compute if to_be_sharded else None
+    quantization = BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=precision.compute, bnb_4bit_quant_storage=storage)
     model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=quantization,

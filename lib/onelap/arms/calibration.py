@@ -29,8 +29,7 @@ class Calibration:
     offsets: dict[str, float]
     label_temperature: float = 1.0  # that of the training: the adapter has learnt the scores divided by it
     temperature: float = 1.0
-    threshold: float | None = None
-    """Probability from which an answer is sure; None where no threshold reached the target accuracy."""
+    threshold: float | None = None  # probability from which an answer is sure; None where none reached the target
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """Correct (notes, kinds), whose columns are in the order of the offsets."""

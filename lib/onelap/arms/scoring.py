@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from onelap.arms.base import load_base
 from onelap.arms.calibration import MIN_PROBABILITY
@@ -109,26 +110,19 @@ def lay_out(prompt: Prompt, rows: list[list[int]], device, before: int = 0) -> d
     key-value cache.
     """
     branches, longest = prompt.branches, max(map(len, rows))
-    total = longest + sum(map(len, branches))
-    ids = torch.full((len(rows), total), prompt.tokenizer.pad_token_id)
-    positions = torch.zeros((len(rows), total), dtype=torch.long)
-    allowed = torch.zeros((len(rows), total, before + total), dtype=torch.bool)
-    allowed[:, :, :before] = True
-    inside = allowed[:, :, before:]
+    answers = [token for branch in branches for token in branch]
+    depths = [depth for branch in branches for depth in range(len(branch))]
+    branch_of = torch.tensor([0] * longest + [number for number, branch in enumerate(branches, 1) for _ in branch])
+    ids, positions = [], []
+    for row in rows:
+        padding, end = longest - len(row), before + len(row)
+        ids.append([prompt.tokenizer.pad_token_id] * padding + row + answers)
+        positions.append([0] * padding + [*range(before, end)] + [end + depth for depth in depths])
+    columns = torch.arange(len(branch_of))
+    earlier = (columns <= columns[:, None]) & ((branch_of == 0) | (branch_of == branch_of[:, None]))
+    real = columns >= torch.tensor([longest - len(row) for row in rows])[:, None]
     # Every position attends to itself, padding included: attention to nothing would give NaN.
-    inside[:, range(total), range(total)] = True
-    for row, tokens in enumerate(rows):
-        start = longest - len(tokens)
-        ids[row, start:longest] = torch.tensor(tokens)
-        positions[row, start:longest] = before + torch.arange(len(tokens))
-        inside[row, start:longest, start:longest] = torch.ones(len(tokens), len(tokens)).tril().bool()
-        first = longest
-        for branch in branches:
-            end = first + len(branch)
-            ids[row, first:end] = torch.tensor(branch, dtype=torch.long)
-            positions[row, first:end] = before + len(tokens) + torch.arange(len(branch))
-            inside[row, first:end, start:longest] = True
-            inside[row, first:end, first:end] = torch.ones(len(branch), len(branch)).tril().bool()
-            first = end
-    inputs = {"input_ids": ids, "attention_mask": allowed.unsqueeze(1), "position_ids": positions}
+    allowed = (earlier & real[:, None] & real[:, :, None]) | (columns == columns[:, None])
+    allowed = pad(allowed, (before, 0), value=True).unsqueeze(1)
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": allowed, "position_ids": torch.tensor(positions)}
     return {name: tensor.to(device) for name, tensor in inputs.items()}

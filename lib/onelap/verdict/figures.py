@@ -135,10 +135,7 @@ def token_lengths(lengths: pd.Series, budget: int) -> str:
     axes = _new_axes(3.2, "Length of the notes in the base model's tokens")
     longest = max(lengths.max(), budget)
     axes.hist(lengths, bins=np.linspace(0, longest * 1.02, 50), color=BLUE)
-    axes.axvline(budget, color=ORANGE, linewidth=2)
-    side, align = (8, "left") if budget < longest * 0.6 else (-8, "right")
-    axes.annotate(f"{budget} tokens fit", (budget, 0.92), (side, 0), ha=align, xycoords=("data", "axes fraction"),
-                  textcoords="offset points")  # fmt: skip
+    axes.axvline(budget, color=ORANGE, linewidth=2, label=f"{budget} tokens fit")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes, "tokens a note", "notes")
     return (

@@ -41,9 +41,8 @@ def state_verdict(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
     before, rival = tuned["a"], cheap["a"]
     gain, low, high = (_signed_points(tuned["difference"][name]) for name in ("value", "low", "high"))
     return (
-        f"{name_of(before)}: {percent(accuracy[before])} → QLoRA: {percent(accuracy['qlora'])} "
-        f"on {tuned['n']} frozen test notes "
-        f"({gain} points, 95 % interval {low.removeprefix('+')} to {high.removeprefix('+')}): "
+        f"{name_of(before)}: {percent(accuracy[before])} → QLoRA: {percent(accuracy['qlora'])} on {tuned['n']} frozen "
+        f"test notes ({gain} points, 95 % interval {low.removeprefix('+')} to {high.removeprefix('+')}): "
         f"{_verdict(tuned, 0)}; {name_of(rival)}: {percent(accuracy[rival])}: {_verdict(cheap, 1)}"
     )
 
@@ -78,9 +77,8 @@ def points_with_interval(difference: dict) -> str:
 
 def with_interval(rate: dict) -> str:
     """Write a rate as `48 % (38 to 58)`."""
-    if rate["value"] is None:
-        return "–"
-    return f"{percent(rate['value'])} ({points(rate['low'])} to {points(rate['high'])})"
+    value, low, high = rate["value"], rate["low"], rate["high"]
+    return "–" if value is None else f"{percent(value)} ({points(low)} to {points(high)})"
 
 
 def hundredths(number: float | None) -> str:

@@ -45,11 +45,9 @@ def cost_table(metrics: dict[str, dict], notes: int) -> pd.DataFrame:
 
 def rates_table(metrics: dict, kinds: list[str]) -> pd.DataFrame:
     """Tabulate recall and precision of each kind."""
-    columns = {
-        f"{rate} (95 % interval)": pd.Series(metrics[rate]).map(with_interval) for rate in ("recall", "precision")
-    }
-    columns["test notes"] = pd.Series(metrics["recall"]).map(lambda rate: rate["n"])
-    return pd.DataFrame(columns, index=kinds)
+    rates = pd.DataFrame({name: metrics[name] for name in ("recall", "precision")}, index=kinds)
+    table = rates.map(with_interval).add_suffix(" (95 % interval)")
+    return table.assign(**{"test notes": [rate["n"] for rate in rates["recall"]]})
 
 
 def pairs_table(pairs: list[dict]) -> pd.DataFrame:
