@@ -1,11 +1,4 @@
-"""Sorting new notes with a run's adapter, which stays loaded: a note then costs one forward pass.
-
-from onelap.daily.sort import Sorter
-
-sorter = Sorter.load("outputs/20261121-090000_full")
-for answer in sorter.sort(["Water early; the midday sun burnt it.", "milk, eggs"]):
-    print(answer.kind, answer.confidence, answer.sure)
-"""
+"""Sorting new notes with a run's adapter, which stays loaded: a note then costs one forward pass (docs/SORTING.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

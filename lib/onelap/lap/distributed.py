@@ -1,7 +1,4 @@
-"""The training of a run without its notebook, so that several processes can share it.
-
-    accelerate launch --num_processes 2 -m onelap.lap.distributed outputs/RUN
-    accelerate launch --num_processes 2 -m onelap.lap.distributed outputs/RUN --shard
+"""The training of a run without its notebook, so that several processes can share it (docs/SEVERAL_GPUS.md).
 
 This trains what 03_train would, with the same effective batch, into the same files; the trainings with other `seeds`
 are left to 03_train. `onelap run --resume` then takes over the result. `time_budget_hours` counts from here.

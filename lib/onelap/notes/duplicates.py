@@ -92,9 +92,7 @@ def _chained(shingles: csr_array) -> csr_array:
     Many copies of one text form such a chain; notes that share a template's lines do not, because these are a small
     part of them.
     """
-    by_shingle = shingles.tocsc()
-    by_shingle.sort_indices()
-    shingle = np.repeat(np.arange(by_shingle.shape[1]), np.diff(by_shingle.indptr))
+    note, shingle = shingles.tocsc().tocoo().coords  # ordered by shingle, then by note
     same = shingle[1:] == shingle[:-1]
-    pairs = by_shingle.indices[:-1][same], by_shingle.indices[1:][same]
+    pairs = note[:-1][same], note[1:][same]
     return coo_array((np.ones(same.sum(), dtype=np.int32), pairs), shape=(shingles.shape[0],) * 2).tocsr()
