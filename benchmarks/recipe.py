@@ -38,7 +38,7 @@ from onelap.arms.scoring import score
 from onelap.machine.memory import peak_memory_gb
 from onelap.machine.precision import Precision, choose_precision
 from onelap.notes.fields import Fields
-from onelap.notes.read import read_notes
+from onelap.notes.vault import read_notes
 from onelap.qlora.plan import SHAPES, Shape, matmul_rate
 from onelap.qlora.recipe import Recipe
 from onelap.qlora.training import TARGETS, prepare_trainer

@@ -22,7 +22,7 @@ from onelap.arms.prompts import MEANINGS, build_prompt
 from onelap.arms.scoring import score
 from onelap.machine.precision import choose_precision
 from onelap.notes.fields import Fields
-from onelap.notes.read import locate_notes, read_notes
+from onelap.notes.vault import locate_notes, read_notes
 
 BATCH = 16
 

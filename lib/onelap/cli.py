@@ -105,8 +105,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     _add_run(command, "run")
     command.add_argument("--out", **file, help="HTML file (default: report.html in the run folder)")
 
+    command = add(commands.notes, "onelap notes ~/vault -p kinds='idea, task, none'")
+    command.add_argument("notes", metavar="PATH", help="folder, or file of rows (.jsonl, .csv, …)")
+    command.add_argument("--format", choices=["table", "jsonl"], default="table", help="format (default: table)")
+    _add_overrides(command)
+
     command = add(commands.label, "onelap label ~/vault")
-    notes = "folder, .jsonl or .csv file of notes; the labels are stored beside it, never in it"
+    notes = "folder, or file of rows, of notes; the labels are stored beside it, never in it"
     command.add_argument("notes", metavar="PATH", help=notes)
     command.add_argument("--review", action="store_true", help="show notes whose kind looks wrong, the worst first")
     _add_overrides(command)

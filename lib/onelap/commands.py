@@ -131,14 +131,14 @@ def doctor(options: argparse.Namespace) -> None:
 def label(options: argparse.Namespace) -> None:
     """Label notes in the terminal, one key a note, the most useful note first."""
     from onelap.daily.label import Labelling, most_suspicious_first, most_useful_first, walk
-    from onelap.notes.fields import FIELD_PARAMETERS, Fields
+    from onelap.notes.fields import Fields
     from onelap.notes.labels import labels_path, read_labels
-    from onelap.notes.read import locate_notes, read_all
+    from onelap.notes.vault import locate_notes, read_all
 
     if not sys.stdin.isatty():
         raise UserError("expected a terminal to show notes in, found none; run onelap label in one")
     parameters = _parameters(options, None)
-    path, fields = locate_notes(options.notes), Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
+    path, fields = locate_notes(options.notes), Fields.of(parameters)
     reading = read_all(path, fields)
     if options.review:
         queue = most_suspicious_first(reading.notes)
@@ -149,6 +149,27 @@ def label(options: argparse.Namespace) -> None:
         raise UserError(f"{path}: no note to {'review' if options.review else 'label'}")
     walk(Labelling(queue, path), list(fields.kinds))
     print(f"labels given so far: {len(read_labels(path))}, in {labels_path(path)}; every run on these notes reads them")
+
+
+def notes(options: argparse.Namespace) -> None:
+    """Show what a lap would read of a folder or file of notes."""
+    from onelap.lap.parameters import inspect_quickly
+    from onelap.notes.fields import Fields
+    from onelap.notes.overview import Overview, as_json
+    from onelap.notes.read import Skip, read_each
+    from onelap.notes.vault import locate_notes
+
+    fields = Fields.of(_parameters(options, None, inspect=inspect_quickly))
+    as_rows, overview, skipped = options.format == "jsonl", Overview(), []
+    for item in read_each(locate_notes(options.notes), fields):
+        overview.add(item)
+        if isinstance(item, Skip):
+            skipped.append(item)
+        elif as_rows:
+            print(as_json(item))
+    for line in map(as_json, skipped) if as_rows else overview.lines():
+        print(line)
+    overview.refuse(fields, few=not as_rows)  # a program may want rows for something else than a lap
 
 
 def sort(options: argparse.Namespace) -> None:
@@ -209,11 +230,13 @@ def export(options: argparse.Namespace) -> None:
     print(f"{answers} differ from the adapter's ({points}); the verdict is the same")
 
 
-def _parameters(options: argparse.Namespace, source: Path | dict | None, check=lambda parameters: []) -> dict:
+def _parameters(
+    options: argparse.Namespace, source: Path | dict | None, check=lambda parameters: [], **inspect
+) -> dict:
     """Resolve parameters. Raises a UserError of all problems, those of `check` too; it names the fetch command."""
     from onelap.lap.parameters import read_parameters
 
-    parameters, problems = read_parameters(source, options.parameter)
+    parameters, problems = read_parameters(source, options.parameter, **inspect)
     if problems := [*problems, *check(parameters)]:
         params = getattr(options, "params", None)
         fetched = " ".join([str(params), *(f"-p {one}" for one in options.parameter if one.startswith("base_model="))])

@@ -1,16 +1,22 @@
 """Files below a folder, and those that are skipped, with the reason; nothing is opened."""
 
 import os
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import regex
 
-def files_below(folder: Path, ignored: Collection[str]) -> Iterator[tuple[Path, int, str]]:
+from onelap.machine.names import normalize
+
+ATTACHMENTS = {"attachment", "attachments", "assets", "media", "images", "files"}
+PROGRAMS = {"node_modules", "site-packages", "__pycache__", "bower_components", "venv", "virtualenv"}
+
+
+def files_below(folder: Path, templates: Collection[str]) -> Iterator[tuple[Path, int, str]]:
     """Yield (path, 1, "") for each file to read, and (path, files, reason) for each file or folder that is skipped.
 
-    Links to folders are followed once. Hidden folders, and those whose name (lower case, letters only) is in `ignored`,
-    are counted, not opened.
+    Links to folders are followed once. Hidden folders, those of attachments and programs, and those with a name among
+    `templates` (numbers and signs around it do not count) are counted, not opened.
     """
     root = folder.resolve()
     waiting, visited = [folder], {root}
@@ -23,7 +29,7 @@ def files_below(folder: Path, ignored: Collection[str]) -> Iterator[tuple[Path, 
             continue
         for path in paths:
             try:
-                is_folder, reason = path.is_dir(), _why_skipped(path, ignored)
+                is_folder, reason = path.is_dir(), _why_skipped(path, templates)
             except OSError as error:
                 is_folder, reason = False, f"cannot be opened: {error.strerror}"
             if not is_folder:
@@ -38,13 +44,16 @@ def files_below(folder: Path, ignored: Collection[str]) -> Iterator[tuple[Path, 
                 waiting.append(path)
 
 
-def _why_skipped(path: Path, ignored: Collection[str]) -> str:
+def _why_skipped(path: Path, templates: Collection[str]) -> str:
     """Say why a file or folder is skipped; empty where it is read."""
     if path.name.startswith("."):
         return "hidden"
     if path.is_dir():
-        letters = re.sub(r"[\W_\d]", "", path.name.lower())
-        return "templates or attachments" if letters in ignored else ""
+        name = normalize(path.name)
+        words = regex.sub(r"[^\p{L}\p{M}]", "", name)
+        if name in PROGRAMS or (path / "pyvenv.cfg").exists():
+            return "files of a program"
+        return "attachments" if words in ATTACHMENTS else "templates" if words in templates else ""
     if not path.exists():
         return "link to nothing"
     return "" if path.is_file() else "not a regular file"

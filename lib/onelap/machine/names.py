@@ -1,6 +1,12 @@
-"""Names of kinds, sources and styles, each written in one way."""
+"""Names of kinds, sources, files and fields, each written in one way."""
 
 import unicodedata
+
+import regex
+
+# Marks of byte order and direction, spaces of no width; not the joiners, which emoji and Persian are written with.
+HIDDEN_CHARACTERS = r"\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+HIDDEN = regex.compile(f"[{HIDDEN_CHARACTERS}]")
 
 
 def normalize(name: object) -> str:

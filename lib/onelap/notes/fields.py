@@ -1,12 +1,17 @@
-"""Names of the fields that hold a note's text, kind, source and style."""
+"""How the notes of a person are written: the kinds, the fields that hold a note's values, folders, encoding."""
 
+import codecs
 import dataclasses
 from dataclasses import dataclass
 
 from onelap import UserError
 from onelap.machine.names import normalize
 
-FIELD_PARAMETERS = ("kinds", "text_field", "kind_field", "source_field", "style_field", "styles")
+FIELD_PARAMETERS = (
+    *("kinds", "text_field", "kind_field", "source_field", "style_field", "styles", "template_folders", "encoding"),
+)
+TAG_FIELDS = ("tags", "tag")
+LISTS = {"kinds": 2, "styles": 1, "template_folders": 0}  # and how many names each has at least
 
 
 @dataclass(frozen=True)
@@ -20,17 +25,21 @@ class Fields:
     style: str = "style"
     styles: tuple[str, ...] = ("raw", "tidied")
     """Names of folders that say how their notes are written; a field may say anything. The first will be sorted."""
+    template_folders: tuple[str, ...] = ("template", "templates")
+    """Names of folders that are passed over."""
+    encoding: str = ""
+    """Python's name of the encoding of all files; empty where it is found for each."""
 
     @classmethod
-    def parse(
-        cls, kinds: str, text_field: str, kind_field: str, source_field: str, style_field: str, styles: str
-    ) -> "Fields":
-        """Make them from FIELD_PARAMETERS. Raises UserError for fewer than two kinds, or no style."""
-        return cls(
-            _split_names("kinds", kinds, at_least=2),
-            *(text_field, kind_field, source_field, style_field),
-            _split_names("styles", styles, at_least=1),
-        )
+    def of(cls, parameters: dict) -> "Fields":
+        """Make them from FIELD_PARAMETERS. Raises UserError for fewer than two kinds, no style, an unknown encoding."""
+        wanted = {name.removesuffix("_field"): parameters[name] for name in FIELD_PARAMETERS}
+        wanted |= {name: _split_names(name, wanted[name], least) for name, least in LISTS.items()}
+        try:
+            codecs.lookup(wanted["encoding"] or "utf-8")
+        except LookupError:
+            raise UserError(f"encoding: expected a name such as cp1251, found {wanted['encoding']!r}") from None
+        return cls(**wanted)
 
     @classmethod
     def from_json(cls, stored: dict) -> "Fields":

@@ -1,190 +1,208 @@
-"""Front matter, tags and Obsidian's marks: what a note's file holds beside its text.
+"""The text of a note: what names its kind, what no person has written, and what remains.
 
 What gives the kind away is not text. A model that may read it learns how notes are filed, not what they say, and fails
-on the raw notes that it was made for.
+on the raw notes that it was made for. The rule:
+
+- A property of the kind's field gives the kind: `kind:: lesson`, `[kind:: lesson]`, a table's row `| Kind | Lesson |`.
+  Else tags do: `#lesson`, `#[[design decision]]`, `tags:: [[lesson]], [[garden]]`. Several kinds give none.
+- A heading, a first line or a line of one link that is just a kind (`# Lesson`, `[[Lessons]]`), and other properties
+  that hold one (`up:: [[Lessons]]`), give none.
+- Where the kind is known, by these or from elsewhere, all of them are taken out, and what stands beside them stays.
+  Where it is not, all of them stay.
+- Code, and queries of Dataview, Tasks and Logseq, name nothing and are not changed.
 """
 
-import json
 import re
-import tomllib
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Iterator
 from functools import cache
+from typing import NamedTuple
 
-import yaml
+import regex
+from markdown_it import MarkdownIt
+from markdown_it.rules_inline import StateInline, backtick
 
-from onelap.machine.names import normalize
+from onelap.machine.names import HIDDEN_CHARACTERS
+from onelap.notes.fields import TAG_FIELDS, Fields
+from onelap.notes.kinds import EMOJI, kind_in, named_after
 
-TAG_FIELDS = ("tags", "tag")
-MAX_HEAD = 10_000  # characters of front matter; a longer or more deeply nested one may kill the parser
-MAX_BRACKETS = 500
-MAX_HEADING = 80  # characters of a line that may be a heading
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_HEAD = re.compile(r"\A\s*(---|\+\+\+)[ \t]*\n(.*?)^(?:\1|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-# Not after a letter, a quote or a bracket: C#, web addresses, [a link](#below), HTML.
-_TAG = re.compile(r"(?<![\w&/#\"'=\[])(?<!\]\()#(?=[\w/-]*[^\W\d])([\w/-]+)")
-_FENCED = re.compile(r"(^[ \t]*(```|~~~).*?(?:^[ \t]*\2[^\n]*|\Z))", re.DOTALL | re.MULTILINE)
-_CODE_SPAN = re.compile(r"((?<!`)(`+)(?!`)[^\n]*?(?<!`)\2(?!`))")
-_EMBED = re.compile(r"!\[\[[^\[\]\n]*\]\]")
-_WIKI_LINK = re.compile(r"\[\[([^\[\]|\n]+)(?:\|([^\[\]\n]*))?\]\]")
-_CALLOUT = re.compile(r"^([ \t]*(?:>[ \t]*)+)\[![\w-]+\][+-]?[ \t]*", re.MULTILINE)
-_BLOCK_ID = re.compile(r"(?:^|[ \t])\^(?=[\w-]*[a-z])[\w-]+[ \t]*$", re.MULTILINE)
-_HEADING = re.compile(r"[\s>+-]*(?:#+[ \t]|\*\*|__|\[!|[【■●◆▼])")
+GIVE_AWAY = {"tag", "property", "heading"}
+_MARKDOWN = MarkdownIt("commonmark").disable(["reference", "html_block"])
+_QUERY = regex.compile(
+    r"\{\{(?:[^{}\n]++|\{[^{}\n]*+\})*+\}\}"
+    r"|(?ims:^[ \t>*-]*#\+begin_(query|src|example|export)\b.*?(?:^[ \t>]*#\+end_\1|\Z))"
+)
+# What programs write into a note: Excalidraw's drawing, Kanban's settings, Joplin's record, an exporter's last line.
+_PROGRAMS = {
+    "drawing": r"^(?:%%[ \t]*\n)?#+ Drawing[ \t]*\n+```(?:compressed-)?json\n.*?^```[ \t]*(?:\n%%)?"
+    r"|^==⚠[^\n]*EXCALIDRAW[^\n]*==[^\n]*$|^# Excalidraw Data$|^## (?:Text Elements|Embedded Files|Element Links)$",
+    "board": r"^%%[ \t]*kanban:settings.*?^%%",
+    "footer": r"(?:(?:\n[ \t]*[-*_—]*[ \t]*){1,4}\n[*_> ]*(?:exported|sent|created|generated|converted|clipped|"
+    r"imported|gesendet|envoyé|enviado|inviato|verzonden)\b[^\n]{0,20}\b(?:from|with|by|using|via|von|depuis|desde|da|vanaf)\b"
+    r"[^\n]{1,80}|^id: [0-9a-f]{32}\n(?:^[a-z_]+:[^\n]*\n)*?type_: \d+)\s*\Z",
+}
+_PROGRAMS = {what: regex.compile(pattern, regex.M | regex.S | regex.I) for what, pattern in _PROGRAMS.items()}
 
-
-def split_front_matter(content: str) -> tuple[dict, str, bool]:
-    """Split a note into (properties, text, sound): YAML between `---`, TOML between `+++`, or a JSON object come first.
-
-    A head that is not a mapping is text, because a note may begin with a horizontal line. `sound` is False for front
-    matter of which only single lines could be read.
-    """
-    if content.startswith("{"):
-        return _json_head(content)
-    match = _HEAD.match(content)
-    if not match or len(match[2]) > MAX_HEAD or match[2].count("[") + match[2].count("{") > MAX_BRACKETS:
-        return {}, content, True
-    text = content[match.end() :]
-    try:
-        head = tomllib.loads(match[2]) if match[1] == "+++" else yaml.load(match[2], _YAML)
-        if head is None:
-            return {}, text, True
-        return (head, text, True) if isinstance(head, dict) else ({}, content, True)
-    except (yaml.YAMLError, tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError):
-        lines = _sound_lines(match[2])  # a date of 30 February is a ValueError
-        return (lines, text, False) if lines else ({}, content, True)
-
-
-def _json_head(content: str) -> tuple[dict, str, bool]:
-    try:
-        head, end = json.JSONDecoder().raw_decode(content[:MAX_HEAD])
-    except (ValueError, RecursionError):
-        return {}, content, True
-    return (head, content[end:], True) if content[end:].startswith("\n") else ({}, content, True)
-
-
-def _sound_lines(head: str) -> dict:
-    """The properties on those lines of broken front matter that can be read by themselves."""
-    properties = {}
-    for line in head.split("\n"):
-        try:
-            value = yaml.load(line, _YAML)
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-            name, colon, _ = line.partition(":")
-            value = {name.strip(): None} if colon and re.fullmatch(r"[\w -]+", name) else None
-        properties |= value if isinstance(value, dict) else {}
-    return properties
+_HIDDEN = rf"[{HIDDEN_CHARACTERS}]{{0,4}}"
+_BLANK = rf"[\p{{Zs}}\t{HIDDEN_CHARACTERS}]"
+_ABOVE = regex.compile(rf"\A(?:{_BLANK}*+\n)*+[{HIDDEN_CHARACTERS}]*+")
+_AROUND = regex.compile(rf"\A(?:{_BLANK}|\s)++|(?<!{_BLANK}|\s)(?:{_BLANK}|\s)++\Z")
+_LINK = r"#?\[\[[^\[\]\n]*\]\]|\[[^\[\]\n]*\]\([^()\n]*\)"
+_IS_LINK = regex.compile(_LINK)
+_TAG = (
+    rf"{_HIDDEN}(?<![\p{{L}}\p{{M}}\p{{N}}_&/#\"'=\[\\<])(?<!\]\()"  # C#, web addresses, [a link](#below), HTML
+    rf"#(?:\[\[(?P<topic>[^\[\]\n]+)\]\]|(?:KINDS[\p{{L}}\p{{M}}\p{{N}}{EMOJI}_/-])++){_HIDDEN}"
+)
+_DATA = r"(?:<data:[^<>]*>|data:[^()<>]*(?:\([^()]*\)[^()]*)*+)"
+_INLINE = (
+    rf"(?P<picture>!?\[[^\[\]\n]*\]\(\s*{_DATA}[^()\n]*\)|^[ \t]*\[[^\[\]\n]+\]:[ \t]*<?data:[^\n]*$"
+    r"|<img\b[^<>]*?\bsrc\s*=\s*(?:\"data:[^\"]*\"|'data:[^']*'|data:[^\s>]*)[^<>]*>"
+    r"|data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=]{40,}+)"
+    rf"|(?P<tag>{_TAG})"
+    r"|!\[\[[^\[\]\n]*\]\]|!\[[^\[\]\n]*\]\[[^\[\]\n]*\]"  # embedded files
+    r"|\[\[(?P<page>[^\[\]|\n]+)(?:\|(?P<alias>[^\[\]\n]*))?\]\]"
+    r"|(?P<callout>^[ \t]*(?:>[ \t]*+)++)\[![\w-]+\][+-]?[ \t]*"
+    r"|(?:^|[ \t])\^(?=[\w-]*[a-z])[\w-]+[ \t]*$"  # the id of a block
+)
+_NAME = r"[*_]{0,3}+(?:(?P<own>FIELD|tags?)|\p{L}[\p{L}\p{M}\p{N} _-]{0,30}?)[*_]{0,3}+"
+_COLON = rf"{_BLANK}{{0,4}}(?P<colon>::?|：)[*_]{{0,3}}+{_BLANK}{{0,4}}"
+_UNDERLINE = r"\n[ \t>]*(?:=+|--+)[ \t]*$"
+_HEADING = (
+    rf"(?:\A|^(?=[ \t>+-]{{0,12}}(?:\#+{_BLANK}|\*\*|__|\[!|\[\[|[【『■●◆▼]))|^(?=[^\n]{{1,80}}{_UNDERLINE}))"
+    rf"(?P<line>[^\n]{{1,80}})$(?:{_UNDERLINE})?\n?"
+)
 
 
-def single(value: object) -> str | None:
-    """Write a property's value on one line, links and tags as their words; empty for a blank, None for several values.
+class Cut(NamedTuple):
+    """A stretch of a text, the words that stand in its place, and what it is."""
 
-    A list of one counts as its member: YAML reads `[[Diary]]` as a list in a list.
-    """
-    while isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value is None or value == []:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float | date):
-        return None
-    try:
-        text = str(value).strip().encode("utf-8", "replace").decode()
-    except ValueError:  # a number of thousands of digits
-        return None
-    words = re.sub(r"^#(?=\S)|^\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]$", r"\1", text)
-    return " ".join(unicodedata.normalize("NFC", words).split())
+    start: int
+    end: int
+    words: str = ""
+    what: str = ""  # counted, unless empty; what is in GIVE_AWAY is cut only where the kind is known
 
 
-def _folded(name: str) -> str:
-    return normalize(name.replace("-", " ").replace("_", " "))
+class Body:
+    """A note's text below its head; `field` and `tags` hold the kinds that its properties and its tags name."""
 
+    def __init__(self, text: str, fields: Fields):
+        self.kinds, self.field, self.tags, self.programs = fields.kinds, set(), set(), Counter()
+        for what, pattern in _PROGRAMS.items():
+            text, self.programs[what] = pattern.subn("", text)
+        self.raw = text = _ABOVE.sub("", text)
+        inline, lines, self._tags = _patterns(fields)
+        masked = _without_code(text)
+        cuts = [cut for match in inline.finditer(masked) for cut in self._inline(match)]
+        cuts += [cut for match in lines.finditer(masked) for cut in self._line(match)]
+        self.cuts = sorted(cuts, key=lambda cut: (cut.start, -cut.end))
 
-def named_after(name: str, names: Sequence[str], plural: bool = True) -> str:
-    """Find the one of `names` that a folder or a tag is named after, in the singular or plural; empty for none."""
-    name = _folded(name)
-    return next((known for known in names if name == _folded(known) or (plural and name == _folded(known) + "s")), "")
+    def text(self, kind: str) -> tuple[str, Counter]:
+        """Return the text that is learnt from and sorted, and how often something was taken out, by what it was.
 
+        Links become their words; embedded files, callout types and block ids go. What gives the kind away goes where
+        there is a `kind`.
+        """
+        pieces, removed, position = [], self.programs.copy(), 0
+        for cut in self.cuts:
+            if cut.start >= position and (kind or cut.what not in GIVE_AWAY):
+                pieces += self.raw[position : cut.start], cut.words
+                position = cut.end
+                removed[cut.what] += 1
+        removed[""] = 0
+        return _AROUND.sub("", "".join([*pieces, self.raw[position:]])), +removed
 
-def tags_of(head: dict, text: str) -> list[str]:
-    """List the tags of the front matter and of the text, without `#`."""
-    tags = []
-    for field, values in head.items():
-        if isinstance(field, str) and field.lower() in TAG_FIELDS:
-            values = re.split(r"[,\s]+", values) if isinstance(values, str) else values
-            tags += [single(value) or "" for value in values] if isinstance(values, list) else []
-    prose = " ".join(_CODE_SPAN.sub(" ", block) for block in _FENCED.split(text)[::3])
-    return [tag.strip().lstrip("#") for tag in tags if tag.strip()] + _TAG.findall(_WIKI_LINK.sub(" ", prose))
-
-
-def kinds_of_tags(tags: list[str], kinds: Sequence[str]) -> set[str]:
-    """Find the kinds that tags name: `lesson`, `lessons`, `kind/lesson`, `lesson/work`."""
-    return {kind for tag in tags for part in tag.split("/") if (kind := named_after(part, kinds))}
-
-
-def plain(text: str, kinds: tuple[str, ...], field: str) -> tuple[str, Counter]:
-    """Return the text as its author wrote it, and how often something was removed that gives its kind away.
-
-    Links become their words; embedded files, callout types and block ids are removed. Removed and counted are `tag`
-    (`#lesson`), `heading` (a heading, or the first line, that is just a kind) and `property` (such as `kind:: lesson`).
-    Code is left as it is.
-    """
-    removed = Counter()
-    blocks = _FENCED.split(text)
-    for index in range(0, len(blocks), 3):
-        block = _without_headings(blocks[index], kinds, removed, first=index == 0)
-        pieces = _CODE_SPAN.split(block)
-        pieces[::3] = [_plain_prose(piece, kinds, field, removed) for piece in pieces[::3]]
-        blocks[index] = _joined(pieces)
-    return _joined(blocks).strip(), +removed
-
-
-def _joined(split: list[str]) -> str:
-    """Join what a pattern of two groups has split: text, code, the code's mark (which is in the code, too), text."""
-    return "".join(part for index, part in enumerate(split) if index % 3 < 2)
-
-
-def _plain_prose(text: str, kinds: tuple[str, ...], field: str, removed: Counter) -> str:
-    text = _BLOCK_ID.sub("", _CALLOUT.sub(r"\1", _EMBED.sub("", text)))
-    text, count = _property(kinds, field).subn("", _WIKI_LINK.sub(_words_of_link, text))
-    removed["property"] += count
-
-    def remove_revealing(tag: re.Match) -> str:
-        revealing = bool(kinds_of_tags([tag[1]], kinds))
-        removed["tag"] += revealing
-        return "" if revealing else tag[0]
-
-    return _TAG.sub(remove_revealing, text)
-
-
-def _without_headings(text: str, kinds: tuple[str, ...], removed: Counter, first: bool) -> str:
-    kept, opening = [], first
-    for line in text.split("\n"):
-        if len(line) <= MAX_HEADING and (opening or _HEADING.match(line)) and _names_a_kind(line, kinds):
-            removed["heading"] += 1
+    def _inline(self, match: regex.Match) -> Iterator[Cut]:
+        if match.spans("item"):
+            yield from self._property(match)
+        elif match["tag"]:
+            kind = kind_in(match["tag"], self.kinds)
+            self.tags |= {kind} - {""}
+            if kind or match["topic"]:
+                yield Cut(*match.span(), *("", "tag") if kind else (f"#{match['topic']}",))
+        elif match["page"]:
+            page, _, place = match["page"].partition("#")
+            named = place if place and not place.startswith("^") else page.rstrip("/").rpartition("/")[2]
+            yield Cut(*match.span(), match["alias"] or named)
         else:
-            kept.append(line)
-            opening = opening and not line.strip()
-    return "\n".join(kept)
+            yield Cut(*match.span(), match["callout"] or "", "picture" if match["picture"] else "")
 
+    def _line(self, match: regex.Match) -> Iterator[Cut]:
+        if match.spans("item"):
+            yield from self._property(match)
+            return
+        words = re.sub(r"\[![\w-]+\][+-]?", " ", match["line"])
+        ways = [self._tags.sub(" ", words), words if words.lstrip("> ").startswith("# ") else ""]  # `# #lesson`
+        if any(named_after(way, self.kinds) for way in ways) or (words.startswith("[[") and kind_in(words, self.kinds)):
+            yield Cut(*match.span(), what="heading")
 
-def _names_a_kind(line: str, kinds: tuple[str, ...]) -> bool:
-    """Tell whether a line's words are just a kind, without its tags or with them, as in `# #lesson`."""
-    words = re.sub(r"\[![\w-]+\]", " ", line)
-    ways = [_TAG.sub(" ", words), words if line.lstrip("> ").startswith("# ") else ""]
-    return any(named_after(" ".join(re.findall(r"\w+", way)), kinds) for way in ways)
-
-
-def _words_of_link(link: re.Match) -> str:
-    """The alias of a link, else the heading that it goes to, else the name of the note."""
-    page, _, place = link[1].partition("#")
-    return link[2] or (place if place and not place.startswith("^") else page.rstrip("/").rpartition("/")[2])
+    def _property(self, match: regex.Match) -> Iterator[Cut]:
+        """Cut the kinds among a property's values; all of a property that holds nothing else."""
+        spans, own = match.spans("item"), (match["own"] or "").lower()
+        values = [match.string[start:end] for start, end in spans]
+        if own in TAG_FIELDS and len(spans) == 1 and not kind_in(values[0], self.kinds):  # `tags: lesson garden`
+            spans = [(spans[0][0] + word.start(), spans[0][0] + word.end()) for word in re.finditer(r"\S+", values[0])]
+            values = [match.string[start:end] for start, end in spans]
+        elif not own and match["colon"] != "::" and not all(map(_IS_LINK.fullmatch, values)):  # `Left: none`
+            return
+        kinds = [kind_in(value, self.kinds) for value in values]
+        if own:
+            (self.tags if own in TAG_FIELDS else self.field).update(set(kinds) - {""})
+        last = max((index for index, kind in enumerate(kinds) if not kind), default=-1)
+        if last < 0:
+            yield Cut(*match.span(), what="property")
+            return
+        cut_before = [(spans[index][0], spans[index + 1][0]) for index in range(last) if kinds[index]]
+        cut_after = [(spans[last][1], spans[-1][1])] if kinds[last + 1 :] else []
+        yield from (Cut(start, end, what="property") for start, end in cut_before + cut_after)
 
 
 @cache
-def _property(kinds: tuple[str, ...], field: str) -> re.Pattern:
-    """Pattern of `kind: lesson` on a line of its own, in a list, quote or comment, or `[kind:: lesson]` anywhere."""
-    names = "|".join(re.escape(kind).replace(r"\ ", r"[ _-]").replace(r"\-", r"[ _-]") for kind in kinds)
-    name = rf"[*_]{{0,3}}(?:{re.escape(field)}|tags?)[*_]{{0,3}}::?[*_]{{0,3}}"
-    pair = rf"{name}[ \t]{{0,4}}[#\"']?(?:\[\[)?(?:{names})s?(?:\]\])?[\"']?"
-    return re.compile(rf"^[ \t>%+-]{{0,12}}{pair}[ \t%]{{0,6}}$|[\[(]{pair}[\])]", re.IGNORECASE | re.MULTILINE)
+def _patterns(fields: Fields) -> tuple[regex.Pattern, regex.Pattern, regex.Pattern]:
+    """Patterns of what stands in a line, of what is a line of its own, and of tags."""
+    spelled = [r"[ _-]?".join(map(regex.escape, kind.split())) for kind in sorted(fields.kinds, key=len, reverse=True)]
+    punctuated = [kind for kind in spelled if regex.search(rf"[^\p{{L}}\p{{M}}\p{{N}}{EMOJI}\s_/-]", kind)]
+    kinds, name = "".join(f"{kind}|" for kind in punctuated), _NAME.replace("FIELD", regex.escape(fields.kind))
+    line_end = rf"(?:{_BLANK}|%){{0,6}}(?:-->)?(?:\|{_BLANK}*)?$(?:\n[ \t]*\|[-:| \t]*-[-:| \t]*$)?\n?"
+    property_line = (
+        rf"^[ \t>%+*|-]{{0,12}}(?:<!--)?{_BLANK}{{0,4}}{name}(?:{_COLON}|{_BLANK}{{0,40}}\|{_BLANK}{{0,40}})"
+        rf"{_values()}{line_end}"
+    )
+    patterns = rf"[\[(]{name}{_COLON}{_values('()')}[\])]|{_INLINE}", f"{property_line}|{_HEADING}", _TAG
+    return tuple(regex.compile(pattern.replace("KINDS", kinds), regex.I | regex.M) for pattern in patterns)
+
+
+def _values(excluded: str = "") -> str:
+    """Pattern of a property's values, each an `item`, between commas or, if they are links or tags, blanks."""
+    words = rf"(?![\s#])(?:(?!\s#|%%|-->)[^,;、，|\n\[\]{excluded}])++"
+    item = rf"(?P<item>{_LINK}|{_TAG}|{words})"
+    return rf"{item}(?:{_BLANK}*[,;、，|]{_BLANK}*{item}|{_BLANK}+(?=[#\[]){item})*+"
+
+
+def _without_code(text: str) -> str:
+    """The text with NUL in the place of every character of code, so that positions stay the same."""
+    tokens, starts, code = [], [0, *(match.end() for match in re.finditer(r"\n|\Z", text))], []
+    if any(sign in text for sign in ("`", "~~~", "    ", "\t")):  # half of all notes have no code, and need no parser
+        _MARKDOWN.block.parse(text, _MARKDOWN, {}, tokens)
+    for token in tokens:
+        if token.type in ("fence", "code_block"):
+            code.append((starts[token.map[0]], starts[token.map[1]]))
+        elif token.type == "inline" and "`" in token.content:
+            first, last = starts[token.map[0]], starts[token.map[1]]
+            code += [(first + start, first + end) for start, end in _code_spans(text[first:last])]
+    code += [match.span() for match in _QUERY.finditer(text)]
+    pieces, position = [], 0
+    for start, end in sorted(code):
+        pieces += text[position:start], re.sub(r"[^\n]", "\x00", text[max(start, position) : end])
+        position = max(position, end)
+    return "".join([*pieces, text[position:]])
+
+
+def _code_spans(text: str) -> Iterator[tuple[int, int]]:
+    """The spans of inline code in a paragraph, by the rule of the library, which gives no positions itself."""
+    state, start = StateInline(text, _MARKDOWN, {}, []), text.find("`")
+    while start >= 0:
+        state.pos, escaped = start, text[start - 1 : start] == "\\"
+        backtick(state, silent=True)
+        if not escaped and text[start : state.pos].strip("`"):
+            yield start, state.pos
+        start = text.find("`", start + 1 if escaped else state.pos)

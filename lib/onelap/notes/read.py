@@ -1,36 +1,28 @@
 """Reading notes: one generator serves training and sorting, so that both see the same text.
 
-Notes are Markdown or text files, or rows of JSON lines or CSV. What cannot be read is yielded as a `Skip` with its
+Notes are Markdown or text files, or rows of JSON lines or tables. What cannot be read is yielded as a `Skip` with its
 reason, never dropped silently; nothing on disk is changed.
 """
 
-import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize as compose
 
-import pandas as pd
-import py3langid
-
-from onelap import PROJECT, UserError, find_path
 from onelap.machine.dates import modified_on, written_on
 from onelap.machine.files import files_below, printable
 from onelap.machine.names import normalize
-from onelap.notes.encoding import MAX_BYTES, Unreadable, read_text
+from onelap.notes.encoding import MAX_BYTES, MAX_FILE, Unreadable, read_text
 from onelap.notes.fields import Fields
+from onelap.notes.head import single, split_head, tags_in, texts_of
+from onelap.notes.kinds import kinds_in, named_after
 from onelap.notes.labels import LABELS_SUFFIX, read_labels
-from onelap.notes.markup import kinds_of_tags, named_after, plain, single, split_front_matter, tags_of
-from onelap.notes.rows import ROW_SUFFIXES, rows_of, value_of
+from onelap.notes.markup import Body
+from onelap.notes.rows import ROW_SUFFIXES, fields_of, rows_of, value_of
 
-SAMPLE_NOTES = PROJECT / "data" / "sample_notes"
 TEXT_SUFFIXES = {".md", ".markdown", ".txt"}
-FOLDERS_WITHOUT_NOTES = {"template", "templates", "attachment", "attachments", "assets", "media", "images", "files"}
-MAX_KIND_SHOWN = 24  # characters; a longer name may be the text of a note, because a field was named by mistake
-MAX_LISTED = 5  # files with an unknown kind that an error names, of each such kind
-MIN_NOTES_PER_KIND = 5  # one each for train, validation and test, and two to learn from
-COLUMNS = ["id", "text", "kind", "source", "style", "encoding", "written", "modified"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +40,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Note:
-    """A text to sort, without what gives its kind away, and what its file says of it; what is unknown is empty."""
+    """A note, and what its file says of it; what is unknown is empty."""
 
     place: Place
     id: str
-    text: str
+    body: Body
+    text: str  # that is learnt from and sorted
+    removed: Counter  # how often something was taken out of it, by what it was
     kind: str
     source: str
     style: str
@@ -60,7 +54,6 @@ class Note:
     written: str  # ISO date that the note carries
     modified: str  # ISO date of its file's last change
     why_no_kind: str
-    removed: Counter  # how often something was taken out of the text, by what it was
 
 
 @dataclass(frozen=True)
@@ -73,87 +66,19 @@ class Skip:
     broken: bool = False  # whether a note was expected here, and could not be read
 
 
-@dataclass(frozen=True)
-class Reading:
-    """All notes below a path. Files and rows = notes + the sum of `skipped["count"]`."""
-
-    notes: pd.DataFrame  # the labelled notes: COLUMNS, sorted by id
-    unlabelled: pd.DataFrame  # notes with a text and no kind: COLUMNS, sorted by id; they are among the skipped, too
-    skipped: pd.DataFrame  # `where, count, reason`
-    removed: Counter  # how often something was taken out of a text that gave its kind away, by what it was
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the labelled notes: ids, texts, kinds, sources, styles."""
-        rows = self.notes.drop(columns=["encoding", "written", "modified"]).to_json(orient="values")
-        return hashlib.sha256(rows.encode()).hexdigest()
-
-
-def are_samples(notes_path: str | Path) -> bool:
-    """Tell whether these are the sample notes of the project, whose text everybody may see."""
-    return find_path(notes_path).resolve() == SAMPLE_NOTES
-
-
-def locate_notes(name: str) -> Path:
-    """Find the notes' folder or file. Raises UserError where it is missing or of another type."""
-    if not name.strip():
-        raise UserError("notes_path: expected a folder or a file, found nothing; is a shell variable unset?")
-    path = find_path(name)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in ROW_SUFFIXES):
-        return path
-    if path.exists():
-        raise UserError(f"notes_path {path}: expected a folder or a .jsonl or .csv file, found {path.name}")
-    raise UserError(f"notes_path {path}: no such folder or file; set it with -p notes_path=PATH")
-
-
-def read_notes(path: Path, fields: Fields) -> Reading:
-    """Read every note below `path`, where some must have a kind.
-
-    A note's kind is the one given with `onelap label`, else that of its field, of a tag, or of the top folder; its
-    source is that of its field, else its folder. Raises UserError for kinds that are not among `fields.kinds`, and
-    where no note has a kind.
-    """
-    reading = read_all(path, fields)
-    if reading.notes.empty:
-        first = reading.skipped.iloc[:1].to_dict(orient="records")
-        reasons = "".join(f"; first of {len(reading.skipped)} skipped: {at['where']}: {at['reason']}" for at in first)
-        raise UserError(
-            f"notes_path {path}: expected notes with a kind ({fields.kind} in front matter, JSON or CSV, a tag, or a "
-            f"folder named after one of {', '.join(fields.kinds)}), found none{reasons}"
-        )
-    return reading
-
-
-def read_all(path: Path, fields: Fields) -> Reading:
-    """Read every note below `path` as `read_notes` does, where it may be that none has a kind yet."""
-    labels, ids, removed = read_labels(path), Counter(), Counter()
-    labelled, unlabelled, skipped = [], [], []
+def read_each(path: Path, fields: Fields) -> Iterator[Note | Skip]:
+    """Yield the notes below `path` that have a text, with their labels and ids of their own, and what is skipped."""
+    labels, ids = read_labels(path), Counter()
     for item in notes_in(path, fields):
         if isinstance(item, Note) and not item.text and not item.removed:
             item = Skip(item.place, "no text")
-        if isinstance(item, Skip):
-            skipped.append((str(item.place), item.count, item.reason))
-            continue
-        identity = _unique(item.id, ids)
-        kind = labels.get(identity, item.kind)
-        note = replace(item, id=identity, kind=named_after(kind, fields.kinds, plural=False) or kind)
-        if not note.text:
-            skipped.append((str(note.place), 1, "no text beside what names its kind"))
-        elif not note.kind:
-            skipped.append((str(note.place), 1, note.why_no_kind))
-            unlabelled.append(note)
-        else:
-            removed += note.removed
-            labelled.append(note)
-    notes = _table(labelled)
-    _refuse_unknown_kinds(notes, fields)
-    skipped = pd.DataFrame(skipped, columns=["where", "count", "reason"])
-    return Reading(notes, _table(unlabelled), skipped, removed)
-
-
-def _table(notes: list[Note]) -> pd.DataFrame:
-    rows = [[getattr(note, column) for column in COLUMNS] for note in notes]
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values("id", ignore_index=True)
+        if isinstance(item, Note):
+            identity = _unique(item.id, ids)
+            kind = named_after(label, fields.kinds) or label if (label := labels.get(identity)) else item.kind
+            text, removed = item.body.text(kind)
+            item = replace(item, id=identity, kind=kind, text=text, removed=removed)
+            item = item if text else Skip(item.place, "no text beside what names its kind")
+        yield item
 
 
 def _unique(identity: str, ids: Counter) -> str:
@@ -162,47 +87,12 @@ def _unique(identity: str, ids: Counter) -> str:
     return identity if ids[identity] == 1 else _unique(f"{identity} {ids[identity]}", ids)
 
 
-def _refuse_unknown_kinds(notes: pd.DataFrame, fields: Fields) -> None:
-    problems = []
-    for kind, ids in notes.loc[~notes["kind"].isin(fields.kinds)].groupby("kind")["id"]:
-        near = difflib.get_close_matches(kind, fields.kinds, n=1, cutoff=0.0)
-        few = ", ".join(ids[:MAX_LISTED]) + (f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else "")
-        shown = f"`{kind}`" if len(kind) <= MAX_KIND_SHOWN else f"a text of {len(kind)} characters"
-        problems.append(f"{shown} in {few} (nearest: {near[0]})")
-    if problems:
-        more = f"; and {len(problems) - MAX_LISTED} others" if len(problems) > MAX_LISTED else ""
-        raise UserError(
-            f"expected the kinds {', '.join(fields.kinds)}, found {'; '.join(problems[:MAX_LISTED])}{more}; "
-            "correct the notes, or name all kinds with -p kinds='…, …'"
-        )
-
-
-def check_kinds(notes: pd.DataFrame) -> list[str]:
-    """Return the kinds, sorted. Raises UserError for fewer than two, or for one with too few notes."""
-    counts = notes["kind"].value_counts().sort_index()
-    if len(counts) < 2:
-        raise UserError(f"the notes hold one kind only ({counts.index[0]}): a classifier needs at least two")
-    few = counts[counts < MIN_NOTES_PER_KIND]
-    if len(few):
-        listed = ", ".join(f"{kind} ({count})" for kind, count in few.items())
-        raise UserError(
-            f"expected at least {MIN_NOTES_PER_KIND} notes of every kind, found fewer for: {listed}; "
-            "label more of them, merge the kind into another, or correct its spelling"
-        )
-    return list(counts.index)
-
-
-def guess_languages(texts: pd.Series) -> pd.Series:
-    """Guess the ISO 639-1 code of each text from its first 400 characters; unreliable on very short notes."""
-    return texts.map(lambda text: py3langid.classify(text[:400])[0])
-
-
 def notes_in(path: Path, fields: Fields) -> Iterator[Note | Skip]:
     """Yield the notes of a folder or of one file, in order, and what is skipped."""
     if not path.is_dir():
         yield from _notes_of_file(path, Place(printable(path)), {}, fields)
         return
-    for file, count, reason in files_below(path, FOLDERS_WITHOUT_NOTES):
+    for file, count, reason in files_below(path, fields.template_folders):
         place = Place(printable(file), printable(file.relative_to(path).as_posix()))
         if reason := reason or _why_without_notes(file):
             yield Skip(place, reason, count)
@@ -219,7 +109,7 @@ def _why_without_notes(file: Path) -> str:
 
 def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
     """Values that folders give: any of them the style, the top one of the others the kind, the rest the source."""
-    folders = name.split("/")[:-1]
+    folders = compose("NFC", name).split("/")[:-1]
     styles = [named_after(folder, fields.styles) for folder in folders]
     folders = [folder for folder, style in zip(folders, styles, strict=True) if not style]
     kind = named_after(folders[0], fields.kinds) if folders else ""
@@ -233,14 +123,14 @@ def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
 def _notes_of_file(path: Path, place: Place, defaults: dict[str, str], fields: Fields) -> Iterator[Note | Skip]:
     has_rows = path.suffix.lower() in ROW_SUFFIXES
     try:
-        content, encoding = read_text(path, max_bytes=None if has_rows else MAX_BYTES)
+        content, encoding = read_text(path, fields.encoding, None if has_rows else MAX_FILE, has_rows)
     except Unreadable as reason:
         yield Skip(place, str(reason), broken=True)
         return
     if not has_rows:
         yield _note(place, content, {}, fields, defaults, encoding, modified_on(path))
         return
-    rows = list(rows_of(path, content))
+    rows = list(rows_of(path, content, fields.text, fields.kind))
     if not rows:
         yield Skip(place, "no rows")
     for number, values in rows:
@@ -255,14 +145,15 @@ def note_of_row(
         return Skip(place, values, broken=True)
     place, text = replace(place, row_id=value_of(values, "id")), value_of(values, fields.text)
     if not isinstance(text, str):
-        problem = "is missing" if text is None else "is not text"
+        problem = f"is missing, there are {', '.join(fields_of(values)) or 'none'}" if text is None else "is not text"
         return Skip(place, f"the field `{fields.text}` {problem}", broken=True)
     return _note(place, text, values, fields, defaults or {}, encoding)
 
 
 def clean(raw: str, fields: Fields) -> str:
-    """Return the text of a note as the model sees it: without front matter, and without what gives its kind away."""
-    return plain(split_front_matter(_replace_invalid(raw))[1], fields.kinds, fields.kind)[0]
+    """Return the text of a note as the model sees it; empty for one that is too long."""
+    note = _note(Place(), raw, {}, fields, {}, "")
+    return note.text if isinstance(note, Note) else ""
 
 
 def _replace_invalid(text: str) -> str:
@@ -274,16 +165,22 @@ def _note(
     place: Place, raw: str, row: dict, fields: Fields, defaults: dict[str, str], encoding: str, modified: str = ""
 ) -> Note | Skip:
     """Make a note of a raw text; values of its row go before those of its front matter, and these before `defaults`."""
-    if len(raw) > MAX_BYTES:
-        return Skip(place, "over 1 MB", broken=True)
-    head, body, sound = split_front_matter(_replace_invalid(raw))
-    values = head | {name: value for name, value in row.items() if value not in (None, "")}
+    too_long = Skip(place, f"over {MAX_BYTES / 1e6:.0f} MB", broken=True)
+    if len(raw) > MAX_BYTES and "data:" not in raw and "compressed-json" not in raw:
+        return too_long  # before it is parsed: what can be taken out of it does not make it a note
+    head, below, sound = split_head(compose("NFC", _replace_invalid(raw)))
+    values, body = head | {name: value for name, value in row.items() if value not in (None, "")}, Body(below, fields)
+    body.programs["front matter in a row"] += bool(head and place.line)
     kind, why_no_kind = _kind_of(values, body, defaults.get(fields.kind, ""), fields)
-    text, removed = plain(body, fields.kinds, fields.kind)
+    text, removed = body.text(kind)
+    if len(text) > MAX_BYTES:
+        return too_long
     return Note(
         place=place,
         id=_identity(place, raw),
+        body=body,
         text=text,
+        removed=removed,
         kind=kind,
         source=single(value_of(values, fields.source)) or defaults.get(fields.source, ""),
         style=normalize(single(value_of(values, fields.style)) or defaults.get(fields.style, "")),
@@ -291,28 +188,30 @@ def _note(
         written=written_on(values, "" if place.line else Path(place.path).stem),
         modified=modified,
         why_no_kind=why_no_kind if sound else "broken front matter, and no kind elsewhere",
-        removed=removed,
     )
 
 
 def _identity(place: Place, raw: str) -> str:
     """A file's name, or a row's own id; a row without one is known by its text, wherever it moves in the file."""
+    name = compose("NFC", place.name)
     if not place.line:
-        return place.name
+        return name
     by_text = "row " + hashlib.sha256(raw.encode(errors="replace")).hexdigest()[:12]
-    return f"{place.name} {single(place.row_id) or by_text}".strip()
+    return f"{name} {single(place.row_id) or by_text}".strip()
 
 
-def _kind_of(values: dict, text: str, default: str, fields: Fields) -> tuple[str, str]:
-    """The kind by a field, else by a tag, else by default; and where there is none, why."""
-    named = single(value := value_of(values, fields.kind))
-    if named is None:
+def _kind_of(values: dict, body: Body, default: str, fields: Fields) -> tuple[str, str]:
+    """The kind by the field, else by a property in the text, tags, or default; and where there is none, why."""
+    value = value_of(values, fields.kind)
+    named = texts_of(value)
+    kinds = kinds_in(named, fields.kinds) or kinds_in(",".join(named).split(","), fields.kinds)
+    if value not in (None, "", []) and not kinds and (named or not isinstance(value, str)):
+        if len(named) == 1:
+            return normalize(single(value)), ""  # unknown, and refused with all others
         shown = value if isinstance(value, bool) else f"a {type(value).__name__}"
-        return "", f"`{fields.kind}` is {shown}: expected the name of a kind, in quotes where YAML reads it otherwise"
-    if named:
-        return normalize(named), ""
-    tagged = sorted(kinds_of_tags(tags_of(values, text), fields.kinds))
-    if len(tagged) > 1:
-        return "", f"tags of several kinds: {', '.join(tagged)}"
-    kind = tagged[0] if tagged else default
-    return kind, "" if kind else "no kind"
+        return "", f"`{fields.kind}` is {shown}: expected the name of a kind"
+    tags = body.tags | set(kinds_in(tags_in(values), fields.kinds))
+    for what, found in {f"`{fields.kind}`": kinds, "properties": body.field, "tags": tags}.items():
+        if found:
+            return (*found, "") if len(found) == 1 else ("", f"{what} of several kinds: {', '.join(sorted(found))}")
+    return default, "" if default else "no kind"

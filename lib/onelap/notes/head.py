@@ -1,0 +1,84 @@
+"""Front matter: the properties above a note's text, and their values."""
+
+import json
+import math
+import re
+import tomllib
+import unicodedata
+from contextlib import suppress
+from datetime import date
+
+import regex
+import yaml
+
+from onelap.machine.names import HIDDEN, HIDDEN_CHARACTERS
+from onelap.notes.fields import TAG_FIELDS
+from onelap.notes.kinds import words_of
+
+MAX_HEAD = 10_000  # characters; a longer or more deeply nested one may kill the parser
+MAX_BRACKETS = 500
+_YAML = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # every scalar is text: `no` is a word, as in YAML 1.2
+_NULL = {"", "~", "null", "Null", "NULL", ".nan", ".NaN", ".NAN"}  # https://yaml.org/spec/1.2.2/#103-core-schema
+_BLANK = rf"[\p{{Zs}}\t{HIDDEN_CHARACTERS}]"
+_HEAD = regex.compile(rf"(?ms)\A(?:{_BLANK}|\n)*+(---|\+\+\+){_BLANK}*+\n(.*?)^(?:\1|\.\.\.){_BLANK}*+(?:\n|\Z)")
+_BLOCK = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # a property begins at the margin, and lasts to the next one
+
+
+def split_head(content: str) -> tuple[dict, str, bool]:
+    """Split a note into (properties, text, sound): YAML between `---`, TOML between `+++`, or JSON between braces.
+
+    A head that is not a mapping is text, because a note may begin with a horizontal line. `sound` is False for front
+    matter of which only some properties could be read.
+    """
+    if content.startswith("{\n"):  # as Hugo writes it; an object on one line is text
+        with suppress(ValueError, RecursionError):
+            head, end = json.JSONDecoder().raw_decode(content[:MAX_HEAD])
+            return (head, content[end:], True) if content[end:].startswith("\n") else ({}, content, True)
+    match = _HEAD.match(content)
+    if not match or len(match[2]) > MAX_HEAD or match[2].count("[") + match[2].count("{") > MAX_BRACKETS:
+        return {}, content, True
+    head, text = HIDDEN.sub("", regex.sub(r"[\p{Zs}\t]", " ", match[2])), content[match.end() :]
+    try:
+        values = tomllib.loads(head) if match[1] == "+++" else yaml.load(head, _YAML) or {}
+        return (values, text, True) if isinstance(values, dict) else ({}, content, True)
+    except (yaml.YAMLError, tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError):
+        blocks = _sound_blocks(head)
+        return (blocks, text, False) if blocks else ({}, content, True)
+
+
+def _sound_blocks(head: str) -> dict:
+    """The properties of broken front matter that can be read by themselves; the others are None."""
+    properties = {}
+    for block in _BLOCK.split(head):
+        try:
+            value = yaml.load(block, _YAML)
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+            name, colon, _ = block.partition(":")
+            value = {name.strip(): None} if colon and re.fullmatch(r"[\w -]+", name) else None
+        properties |= value if isinstance(value, dict) else {}
+    return properties
+
+
+def texts_of(value: object) -> list[str]:
+    """List the texts of a property's value: none for a blank, and those of a list in a list, too."""
+    if isinstance(value, list):
+        return [text for member in value for text in texts_of(member)]
+    if not isinstance(value, str | int | float | date) or (isinstance(value, float) and math.isnan(value)):
+        return []
+    try:
+        text = unicodedata.normalize("NFC", HIDDEN.sub("", str(value)).encode("utf-8", "replace").decode())
+    except ValueError:  # a number of thousands of digits
+        return []
+    return [] if text.strip() in _NULL else [" ".join(text.split())]
+
+
+def single(value: object) -> str:
+    """Write a property's value on one line, links and tags as their words; empty for a blank or for several values."""
+    texts = texts_of(value)
+    return words_of(texts[0])[-1].removeprefix("#") if len(texts) == 1 else ""
+
+
+def tags_in(head: dict) -> list[str]:
+    """List the tags of front matter."""
+    values = [text for name, value in head.items() if str(name).lower() in TAG_FIELDS for text in texts_of(value)]
+    return [tag for value in values for tag in re.split(r"[,\s]+", value)] + values

@@ -1,0 +1,70 @@
+"""Names of kinds, as people write them in fields, tags, links, headings and folders.
+
+Names are compared without case, spaces, hyphens and characters that nobody sees, and without what stands around them: a
+number (`01 Lessons`), emoji (`📚 Knowledge`), punctuation (`【Lesson】`), the 32 hexadecimal digits of Notion. An
+exact name goes before such a one, and this before a plural.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+
+import regex
+
+from onelap.machine.names import HIDDEN_CHARACTERS, normalize
+
+EMOJI = r"\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}\u200d\u20e3\ufe0e\ufe0f"  # and their parts
+_MARKS = rf"{EMOJI}\p{{So}}\p{{Sk}}\s" r"\[\](){}<>【】「」『』■●◆▼*_~=\"'“”‘’`.。:：!！?？,、;·•|–—-"
+_AROUND = regex.compile(rf"^(?:[#{_MARKS}]|\d+(?:\.\d+)*[\s.)_–-]+)+|\s[0-9a-f]{{32}}$|[{_MARKS}]+$")
+_UNSEEN = regex.compile(rf"[{HIDDEN_CHARACTERS}\ufe0e\ufe0f]")
+_LINK = re.compile(r"#?\[\[([^\[\]|#]*)(?:#[^\[\]|]*)?(?:\|([^\[\]]*))?\]\]|\[([^\[\]]*)\]\(<?([^()]*?)>?\)")
+
+
+def named_after(name: str, names: Sequence[str]) -> str:
+    """Find the one of `names` that a folder, a heading or a tag is named after; empty for none."""
+    known = _spellings(tuple(names))
+    return known.get(_folded(name)) or known.get(_core(name), "")
+
+
+def kind_in(value: str, kinds: Sequence[str]) -> str:
+    """Find the kind that a value names: `lesson`, `kind/Lessons`, `#lesson/work`, `[[Kinds/Lesson#x|shown]]`."""
+    for path in words_of(value):
+        parts = path.strip("\"' ").removeprefix("#").split("/")
+        stretches = (parts[start:end] for start in range(len(parts)) for end in range(len(parts), start, -1))
+        if kind := next(filter(None, (named_after("/".join(stretch), kinds) for stretch in stretches)), ""):
+            return kind
+    return ""
+
+
+def kinds_in(values: Iterable[str], kinds: Sequence[str]) -> list[str]:
+    """List the kinds that values name, each once, sorted."""
+    return sorted({kind for value in values if (kind := kind_in(value, kinds))})
+
+
+def words_of(value: str) -> list[str]:
+    """Return the words of a value: a link's page or target, and last the words that are shown."""
+    if not (link := _LINK.fullmatch(value.strip())):
+        return [value]
+    page, alias, text, target = link.groups()
+    return [words for words in (page, alias, (target or "").removesuffix(".md"), text) if words] or [value]
+
+
+@cache
+def _spellings(names: tuple[str, ...]) -> dict[str, str]:
+    """{spelling: name}; of two names with one spelling the nearer one has it, then the first."""
+    known = {}
+    for spelling in (_folded, _core, lambda name: _core(name) + "s", lambda name: _core(name) + "es"):
+        known = {spelling(name): name for name in reversed(names)} | known
+    return known
+
+
+@lru_cache(10_000)
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", _UNSEEN.sub("", normalize(name)))
+
+
+@lru_cache(10_000)
+def _core(name: str) -> str:
+    """A name without what stands around it; all of a name that consists of nothing else."""
+    name = _UNSEEN.sub("", normalize(name))
+    return _folded(_AROUND.sub("", name) or name)
