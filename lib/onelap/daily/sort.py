@@ -61,9 +61,7 @@ class Classifier:
         base = locate_base(scoring["base_model"])
         # Reading all of a large base takes seconds: it is done only where the files' sizes or times have changed.
         if stamp_files(base) != record.get("base_stamp") and hash_files(base) != hashes["base"]:
-            raise UserError(
-                f"base_model {base}: expected the base that {run.path.name} was made with, found other files"
-            )
+            raise UserError(f"base_model {base}: expected the base of {run.path.name}, found other files")
         prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], scoring["max_length"])
         if prompt.digest != hashes["prompts"][TUNED]:
             raise UserError(f"{run.path}: expected the prompt that the adapter has learnt, found other prompt tokens")
@@ -82,10 +80,7 @@ class Sorter:
 
     @classmethod
     def load(cls, run: Run | str | Path, min_confidence: float | None = None) -> "Sorter":
-        """Load the base and the adapter of a run, given by its folder or its name below outputs/.
-
-        `min_confidence` replaces the run's own threshold. Raises UserError as `Classifier.of` does.
-        """
+        """Load a run, folder or name below outputs/; `min_confidence` replaces its threshold. Raises UserError."""
         run = run if isinstance(run, Run) else find_run(str(run), PROJECT / "outputs")
         classifier = Classifier.of(run)
         model = load_adapter(load_base(classifier.base, classifier.precision), classifier.adapter)

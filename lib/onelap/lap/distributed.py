@@ -36,10 +36,7 @@ def main() -> None:
 
 
 def train_run(run, sharded: bool):
-    """Train the adapter of a `Run` together with the other launched processes, and return the trainer.
-
-    Raises UserError for `sharded` with one process, Accelerate's own sharding, and several processes on Windows.
-    """
+    """Train a `Run`'s adapter with the other processes; returns the trainer. Raises UserError for a wrong launch."""
     from onelap.arms.base import load_tokenizer, locate_base
     from onelap.arms.prompts import build_prompt
     from onelap.machine.precision import choose_precision

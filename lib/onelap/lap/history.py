@@ -70,10 +70,7 @@ def differences(a: Run, b: Run) -> pd.DataFrame:
 
 
 def compare_runs(a: Run, b: Run) -> dict[str, dict]:
-    """Compare run b with run a: {arm: result of `verdict.compare.compare`}, for the arms that both have.
-
-    Raises UserError where their test notes are not the same.
-    """
+    """Compare arms that both runs have: {arm: result of `compare`}. Raises UserError where their test notes differ."""
     test, other = a.read_part("test"), b.read_part("test")
     if not test.set_index("id")[["text", "kind"]].equals(other.set_index("id")[["text", "kind"]]):
         shared = len(set(test["id"]) & set(other["id"]))

@@ -89,10 +89,7 @@ def check_address(url: str, allow_upload: bool) -> str:
 
 
 def is_this_machine(host: str) -> bool:
-    """Tell whether an address belongs to this machine.
-
-    Of names only the loopback's do: another would have to be looked up, and may mean another machine next time.
-    """
+    """Tell whether an address belongs to this machine; of names, which a look-up could send away, the loopback's do."""
     name = host.lower().rstrip(".")
     if name in LOOPBACK_NAMES or name.endswith(".localhost"):
         return True
