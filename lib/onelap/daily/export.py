@@ -12,22 +12,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from onelap import UserError
+from onelap import UserError, find_path
 from onelap.arms.base import load_adapter, load_base
 from onelap.arms.calibration import Calibration
 from onelap.arms.prompts import Prompt
 from onelap.arms.scoring import score
-from onelap.daily.model_card import write_model_card
 from onelap.daily.sort import Classifier
 from onelap.lap.run import Run
+from onelap.machine.hub import split_name
 from onelap.machine.memory import cap_memory
 from onelap.machine.precision import Precision
 from onelap.machine.store import read_json, write_json, write_text
+from onelap.verdict import sentences
 from onelap.verdict.compare import TUNED, compare
 from onelap.verdict.metrics import is_right, predictions_table
-from onelap.verdict.sentences import percent
 
 
 def export(run: Run, folder: Path) -> dict:
@@ -59,7 +60,7 @@ def export(run: Run, folder: Path) -> dict:
         del model  # Windows moves no file that is open
         predictions = predictions_table(test, calibration.apply(probabilities), list(prompt.answers), seconds)
         check = check_verdict(run, predictions, test["cluster"])
-        write_text(merged / "README.md", write_model_card(run, check, classifier.base))
+        write_text(merged / "README.md", model_card(run, check, classifier.base))
         if folder.exists():
             folder.rmdir()
         merged.replace(folder)
@@ -77,10 +78,7 @@ def merge(base: Path, adapter: Path, folder: Path) -> None:
 
 
 def describe_classifier(prompt: Prompt, calibration: Calibration) -> dict:
-    """Describe how to prompt the model as in training, and how to read its scores: the content of classifier.json.
-
-    Raises RuntimeError where the prompt's text would not give the prompt's tokens again.
-    """
+    """Describe prompt and scores for classifier.json. Raises RuntimeError where text gives other tokens."""
 
     def decode(ids: list[int]) -> str:
         text = prompt.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
@@ -105,7 +103,7 @@ def check_verdict(run: Run, predictions: pd.DataFrame, clusters: pd.Series) -> d
     accuracy = float(is_right(predictions).mean())
     if verdict != comparison["verdict"]:
         raise RuntimeError(
-            f"the merged model is right for {percent(accuracy)} of the test notes, which changes the "
+            f"the merged model is right for {sentences.percent(accuracy)} of the test notes, which changes the "
             f"verdict from {comparison['verdict']} to {verdict}; nothing was exported"
         )
     p, q = (np.array([list(row.values()) for row in table["probabilities"]]) for table in (adapter, predictions))
@@ -114,3 +112,22 @@ def check_verdict(run: Run, predictions: pd.DataFrame, clusters: pd.Series) -> d
         "largest": float(np.abs(p - q).max()),
         "accuracy": accuracy,
     }
+
+
+def model_card(run: Run, check: dict, base: Path) -> str:
+    """Fill in templates/model_card.md from a run's record and the result of `check_verdict`; it quotes no note."""
+    manifest, scoring = run.read_manifest(), run.scoring
+    look = {"trim_blocks": True, "keep_trailing_newline": True, "undefined": StrictUndefined}
+    template = Environment(loader=PackageLoader("onelap"), **look).get_template("model_card.md")
+    return template.render(
+        vars(sentences),  # how numbers are written
+        base=base.name,
+        repository=split_name(scoring["base_model"])[0],
+        on_this_machine=find_path(scoring["base_model"]).exists(),  # then its name is a path, which is not shown
+        comparison=read_json(run.comparison_path),
+        check=check,
+        manifest=manifest,
+        sources=len({source for part in manifest["sources"].values() for source in part if source}),
+        scoring=scoring,
+        versions=run.record["versions"],
+    )

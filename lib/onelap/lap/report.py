@@ -29,7 +29,7 @@ MAIN_FIGURES = {  # what stands above the notebooks: figures by the tag of their
 
 def write_report(run: Run, file: Path) -> None:
     """Write the report of a run, with whatever is there of it, as one file that needs nothing from anywhere else."""
-    record = json.loads(_without_places(json.dumps(run.record)))
+    record, parameters = json.loads(_without_places(json.dumps([run.record, run.parameters])))
     notebooks = [run.path / path.name for path in NOTEBOOKS if (run.path / path.name).exists()]
     texts = {path.stem: _without_places(path.read_text(encoding="utf-8")) for path in notebooks}
     comparison = read_json(run.comparison_path) if run.comparison_path.exists() else None
@@ -39,14 +39,13 @@ def write_report(run: Run, file: Path) -> None:
     text = page.render(
         name=run.path.name,
         record=record,
-        facts=_facts(record),
         refused=read_log(run.path),
         comparison=comparison,
         table=arms_table(comparison["arms"]) if comparison else None,
         tuned=TUNED,
         figures=_main_figures(notebooks),
         notebooks={stem: exporter.from_file(StringIO(text))[0] for stem, text in texts.items()},
-        parameters={name: _without_places(str(value)) for name, value in run.parameters.items()},
+        parameters=parameters,
         light=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
         dark=HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
     )
@@ -79,15 +78,3 @@ def _images(data: dict) -> list[str]:
     if "image/svg+xml" in data:
         return [f"data:image/svg+xml;base64,{base64.b64encode(data['image/svg+xml'].encode()).decode()}"]
     return [f"data:image/png;base64,{data['image/png']}"] if "image/png" in data else []
-
-
-def _facts(record: dict) -> list[str]:
-    """List what a reader wants to know before the details."""
-    hardware, actual = record.get("hardware", {}), record.get("actual", {})
-    machine = ", ".join(hardware.get("gpus", [])) or hardware.get("cpu", "")
-    facts = [record.get("params", ""), record.get("started", "")[:10], record.get("status", ""), machine]
-    if actual.get("seconds"):
-        facts.append(f"{actual['seconds'] / 60:.0f} minutes")
-    if actual.get("peak_memory_gb"):
-        facts.append(f"{actual['peak_memory_gb']:.1f} GB at the peak of training")
-    return [fact for fact in facts if fact]
