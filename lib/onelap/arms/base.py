@@ -1,7 +1,6 @@
 """The base model: finding it, loading it in 4 bits, putting an adapter on it.
 
-A base is a local Hugging Face folder, or the name of a model that `onelap fetch` has downloaded (`machine.hub`); both
-are loaded in the same way, without the network.
+A base is a local Hugging Face folder, or the name of a model that `onelap fetch` has downloaded (`machine.hub`).
 """
 
 import hashlib

@@ -60,8 +60,7 @@ def without_label_bias(probabilities: np.ndarray, trained_on: pd.Series, kinds: 
 
     An untuned model prefers some labels to others, whatever the note. Batch calibration (Zhou et al. 2024,
     https://arxiv.org/abs/2309.17249) divides by the mean probabilities over the notes, whose kinds are not used. Where
-    the model nearly always gives the same answer once is not enough, so the step is repeated here, towards the kinds'
-    shares. Contextual calibration asks about an empty note instead, which that paper finds to depend on its wording.
+    the model nearly always gives the same answer once is not enough: here it is repeated, towards the kinds' shares.
     """
     shares, offsets = _shares(trained_on, kinds), np.zeros(len(kinds))
     for _ in range(ITERATIONS):

@@ -28,9 +28,8 @@ def ask(
 ) -> tuple[np.ndarray, float, Counter]:
     """Ask for the kind of every text, one after the other.
 
-    Returns (notes, kinds) with a one for the kind of each answer, and only zeros where none was given; seconds a note;
-    and counts of `in set`, `outside the set`, `refused`, `timeout` and `error`. Raises UserError where the endpoint
-    does not answer a trial question.
+    Returns (notes, kinds) with a one for the kind of each answer, and zeros where none was given; seconds a note; and
+    counts of `in set`, `outside the set`, `refused`, `timeout`, `error`. Raises UserError where a trial question fails.
     """
     import openai  # takes a second, which checking an address need not wait for
 

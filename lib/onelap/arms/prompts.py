@@ -1,8 +1,7 @@
 """A note as the model sees it.
 
 The prompt is put together from token ids, not from text: what stands before the note, the note, the words after it, the
-answer. So only the note is shortened when it is too long, never the answer, and chat tokens that somebody wrote into a
-note stay plain text.
+answer. So only the note is shortened, never the answer, and chat tokens that stand in a note stay plain text.
 """
 
 import hashlib

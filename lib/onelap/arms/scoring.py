@@ -2,8 +2,7 @@
 
 What stands before the notes is computed once, and its keys and values are used again for each batch. The answers are
 appended to the prompt as branches of a tree: an answer token attends to the prompt and to the earlier tokens of its own
-answer, not to the other answers. So answers of several tokens get their exact sequence likelihood without a forward
-pass for each.
+answer, not to the other answers. So each answer gets its exact sequence likelihood in the same forward pass.
 """
 
 import copy
@@ -36,8 +35,7 @@ class Scorer:
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """(notes, kinds), in the order of `prompt.answers`: the softmax over the kinds of log p(answer | prompt).
 
-        Notes are batched by length, which saves padding and does not depend on their order. Raises FloatingPointError
-        where the model overflows.
+        Notes are batched by length, which saves padding. Raises FloatingPointError where the model overflows.
         """
         rests = [self.prompt.rest(text) for text in texts]
         by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
@@ -106,8 +104,7 @@ def lay_out(prompt: Prompt, rows: list[list[int]], device, before: int = 0) -> d
     """Make the inputs of a forward pass, T columns wide: padding, the row's tokens, the answers' branches.
 
     `input_ids` and `position_ids` have the shape (rows, T), `attention_mask` (rows, 1, T, before + T): true where a
-    token may attend, which transformers hands to attention as it is. `before` tokens stand in front of every row, in a
-    key-value cache.
+    token may attend, also to the `before` tokens that stand in front of every row, in a key-value cache.
     """
     branches, longest = prompt.branches, max(map(len, rows))
     answers = [token for branch in branches for token in branch]

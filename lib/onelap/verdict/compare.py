@@ -33,8 +33,7 @@ def compare(name_a: str, a: pd.DataFrame, name_b: str, b: pd.DataFrame, clusters
     notes that b alone has right, lost those that a alone has right. The verdict is `better` (`worse`) where the whole
     interval is above (below) zero, McNemar's p is below 0.05 and the notes come from `MIN_CLUSTERS` sources or more;
     else it is `cannot_tell`. `more_notes` is then how many more test notes, from new sources, would show a difference
-    as large as this one with 80 % power (null where the arms are equal: no number would). Raises UserError where the
-    arms were not measured on the same notes.
+    as large as this one with 80 % power (null where the arms are equal). Raises UserError for arms on different notes.
     """
     if list(a["id"]) != list(b["id"]) or list(a["kind"]) != list(b["kind"]):
         raise UserError(f"{name_a} and {name_b} were measured on different test notes: make both again on this dataset")

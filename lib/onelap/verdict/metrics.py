@@ -19,8 +19,7 @@ ECE_BINS = 10
 def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: list[str], seconds: float) -> pd.DataFrame:
     """Make the rows of `predictions.jsonl`: `id, kind, predicted, probabilities, seconds`.
 
-    probabilities: (notes, kinds) in the order of `kinds`. A row of zeros stands for no answer, and its `predicted` is
-    empty. seconds: time a note, the same for all.
+    probabilities: (notes, kinds) in the order of `kinds`; a row of zeros, for no answer, has an empty `predicted`.
     """
     probabilities = probabilities.round(6)
     table = notes[["id", "kind"]].reset_index(drop=True)
