@@ -72,12 +72,9 @@ class Prompt:
 
 
 def build_prompt(
-    tokenizer: "PreTrainedTokenizerBase",
-    kinds: list[str],
-    max_length: int,
-    definitions: Mapping[str, str] | None = None,
-    examples: Sequence[tuple[str, str]] = (),
-) -> Prompt:
+    tokenizer: "PreTrainedTokenizerBase", kinds: list[str], max_length: int,
+    definitions: Mapping[str, str] | None = None, examples: Sequence[tuple[str, str]] = (),
+) -> Prompt:  # fmt: skip
     """Build the prompt with the base's chat template, or as plain text where it has none.
 
     An answer is the kind's name and the end-of-turn token, so that no answer is the beginning of another. `max_length`

@@ -133,8 +133,7 @@ def kinds_by_part(notes: pd.DataFrame) -> str:
 def token_lengths(lengths: pd.Series, budget: int) -> str:
     """Draw a histogram of note lengths in tokens, with the number that fits."""
     axes = _new_axes(3.2, "Length of the notes in the base model's tokens")
-    longest = max(lengths.max(), budget)
-    axes.hist(lengths, bins=np.linspace(0, longest * 1.02, 50), color=BLUE)
+    axes.hist(lengths, bins=np.linspace(0, max(lengths.max(), budget) * 1.02, 50), color=BLUE)
     axes.axvline(budget, color=ORANGE, linewidth=2, label=f"{budget} tokens fit")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes, "tokens a note", "notes")

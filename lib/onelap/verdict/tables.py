@@ -7,8 +7,6 @@ from onelap.verdict.compare import TUNED
 from onelap.verdict.metrics import confidence, is_right
 from onelap.verdict.sentences import hundredths, name_of, percent, points, with_interval
 
-TEXT_CHARACTERS = 600  # of a note in a table
-
 
 def arms_table(metrics: dict[str, dict]) -> pd.DataFrame:
     """Tabulate accuracy, macro-F1, calibration error and time of each arm; indexed by its name for people."""
@@ -87,7 +85,7 @@ def disagreements_table(
     return table if texts is None else table.assign(text=table["id"].map(texts))
 
 
-def show_rows(table: pd.DataFrame, characters: int = TEXT_CHARACTERS):
+def show_rows(table: pd.DataFrame, characters: int = 600):
     """Style a list for a notebook: every row, texts with their line breaks; longer texts are cut."""
     if "text" in table:
         cut = table["text"].str.slice(0, characters)
