@@ -100,8 +100,7 @@ def test_main_figures_are_found_by_tag_whatever_the_cell_calls(notebook):
         outputs = {"image/png": "aGk="}, {"text/markdown": "**most** 5 %"}
         cell.outputs = [nbformat.v4.new_output("display_data", data) for data in outputs]
     cells.cells[1].metadata["tags"] = ["figure:accuracies"]
-    nbformat.write(cells, path)
-    (figure,) = _main_figures([path])
+    (figure,) = _main_figures(cells.cells)
     assert figure["title"] == MAIN_FIGURES["figure:accuracies"] and figure["image"] == "data:image/png;base64,aGk="
     assert figure["reading"].strip() == "<p><strong>most</strong> 5 %</p>"
 

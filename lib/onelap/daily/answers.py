@@ -80,9 +80,8 @@ class Tally:
     def add(self, item: "Item", answer: "Answer") -> None:
         """Count an answer."""
         self.notes += 1
-        if item.error:
-            self.errors += 1
-        else:
+        self.errors += bool(item.error)
+        if not item.error:
             self.kinds[answer.kind or "no kind"] += 1
             self.unsure += not answer.sure
 

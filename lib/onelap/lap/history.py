@@ -79,11 +79,8 @@ def compare_runs(a: Run, b: Run) -> dict[str, dict]:
             f"{shared} ids in both): only runs with the same notes, seed and shares can be compared"
         )
     left, right = a.read_arms(), b.read_arms()
-    return {
-        arm: compare(f"{a.path.name} {arm}", left[arm][0], f"{b.path.name} {arm}", right[arm][0], test["cluster"])
-        for arm in left
-        if arm in right
-    }
+    both = [arm for arm in left if arm in right]
+    return {arm: compare(a.path.name, left[arm][0], b.path.name, right[arm][0], test["cluster"]) for arm in both}
 
 
 def _compared(run: Run) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from io import StringIO
 from pathlib import Path
 
 import nbformat
@@ -30,8 +29,8 @@ MAIN_FIGURES = {  # what stands above the notebooks: figures by the tag of their
 def write_report(run: Run, file: Path) -> None:
     """Write the report of a run, with whatever is there of it, as one file that needs nothing from anywhere else."""
     record, parameters = json.loads(_without_places(json.dumps([run.record, run.parameters])))
-    notebooks = [run.path / path.name for path in NOTEBOOKS if (run.path / path.name).exists()]
-    texts = {path.stem: _without_places(path.read_text(encoding="utf-8")) for path in notebooks}
+    executed = [run.path / path.name for path in NOTEBOOKS if (run.path / path.name).exists()]
+    notebooks = {path.stem: nbformat.reads(_without_places(path.read_text("utf-8")), as_version=4) for path in executed}
     comparison = read_json(run.comparison_path) if run.comparison_path.exists() else None
     look = {"template_name": "notebook", "extra_template_basedirs": [str(TEMPLATES)]}
     exporter = HTMLExporter(**look, exclude_input_prompt=True, exclude_output_prompt=True)
@@ -43,8 +42,8 @@ def write_report(run: Run, file: Path) -> None:
         comparison=comparison,
         table=arms_table(comparison["arms"]) if comparison else None,
         tuned=TUNED,
-        figures=_main_figures(notebooks),
-        notebooks={stem: exporter.from_file(StringIO(text))[0] for stem, text in texts.items()},
+        figures=_main_figures([cell for notebook in notebooks.values() for cell in notebook.cells]),
+        notebooks={stem: exporter.from_notebook_node(notebook)[0] for stem, notebook in notebooks.items()},
         parameters=parameters,
         light=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
         dark=HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
@@ -62,10 +61,10 @@ def _without_places(text: str) -> str:
     return text
 
 
-def _main_figures(notebooks: list[Path]) -> list[dict[str, str]]:
+def _main_figures(cells: list[nbformat.NotebookNode]) -> list[dict[str, str]]:
     """Find the figures that tell the result: what each shows, its image as a data URL, its reading as HTML."""
     figures = []
-    for cell in (cell for path in notebooks for cell in nbformat.read(path, as_version=4).cells):
+    for cell in cells:
         shown = [output.get("data", {}) for output in cell.get("outputs", [])]
         reading = "\n\n".join(data["text/markdown"] for data in shown if "text/markdown" in data)
         for tag in MAIN_FIGURES.keys() & set(cell.metadata.get("tags", [])):

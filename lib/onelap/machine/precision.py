@@ -4,7 +4,7 @@ It follows the compute capability: `torch.cuda.is_bf16_supported()` says yes on 
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,7 +19,7 @@ class Precision:
     compute: torch.dtype  # of activations, and of NF4 weights when they are unpacked for a multiplication
     bf16: bool  # mixed precision with bfloat16
     fp16: bool  # mixed precision with float16 and a gradient scaler
-    why: str
+    why: str = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -34,8 +34,6 @@ class Precision:
     @property
     def safe(self) -> "Precision":
         """The formats that work for any model on this device, if slowly: float32 throughout."""
-        if self.compute == torch.float32:
-            return self
         return Precision(self.device, torch.float32, bf16=False, fp16=False, why="float32: wide enough for any model")
 
     @property

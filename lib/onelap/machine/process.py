@@ -7,10 +7,7 @@ import os
 import warnings
 
 # These are addressed to the authors of other libraries, not to the reader of a notebook.
-IRRELEVANT_WARNINGS = {
-    "IProgress not found": Warning,
-    r"`(is_)?gradient_checkpointing(_enable)?` is deprecated": FutureWarning,
-}
+IRRELEVANT_WARNINGS = ["IProgress not found", r"`(is_)?gradient_checkpointing(_enable)?` is deprecated"]
 IRRELEVANT_LOGGERS = [
     "bitsandbytes.backends.cpu.ops",  # recommends a kernel from the hub; its own works
     "transformers.trainer_utils",  # reports that the trainer takes over the tokenizer's special tokens
@@ -28,7 +25,7 @@ def prepare(online: bool = False) -> None:
     # once more at exit, takes longer than most commands (docs/LOG.md).
     gc.set_threshold(100_000, 10, 10)
     atexit.register(gc.freeze)
-    for message, category in IRRELEVANT_WARNINGS.items():
-        warnings.filterwarnings("ignore", message=message, category=category)
+    for message in IRRELEVANT_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     for name in IRRELEVANT_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -57,10 +57,9 @@ def near_duplicates(notes: pd.DataFrame) -> pd.DataFrame:
     first, second = shared.coords
     shorter = np.minimum(count[first], count[second])
     share, rare = shared.data / shorter, np.asarray(rare_shared.tocsr()[first, second]).ravel()
-    alike = (rare >= np.maximum(MIN_CONTAINED * shorter, MIN_SHARED)) | (
-        (share >= MIN_CONTAINED_WITH_COMMON) & (shared.data >= MIN_SHARED)
-    )
-    pairs = pd.DataFrame({"shared": share, "first": first, "second": second})[alike]
+    passage = rare >= np.maximum(MIN_CONTAINED * shorter, MIN_SHARED)
+    copy = (share >= MIN_CONTAINED_WITH_COMMON) & (shared.data >= MIN_SHARED)
+    pairs = pd.DataFrame({"shared": share, "first": first, "second": second})[passage | copy]
     one, other = (notes.iloc[pairs[side]].set_index(pairs.index) for side in ("first", "second"))
     pairs = pairs.assign(id=one["id"], like=other["id"], same_kind=one["kind"] == other["kind"])
     return pairs.sort_values("shared", ascending=False, ignore_index=True)
