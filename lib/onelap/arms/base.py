@@ -1,7 +1,4 @@
-"""The base model: finding it, loading it in 4 bits, putting an adapter on it.
-
-A base is a local Hugging Face folder, or the name of a model that `onelap fetch` has downloaded (`machine.hub`).
-"""
+"""The base model: finding it, loading it in 4 bits, putting an adapter on it."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +12,7 @@ SAMPLES, SAMPLE_BYTES = 256, 4096  # of each file of weights
 
 
 def locate_base(name: str) -> Path:
-    """Find the folder of a base model. Raises UserError where it is not a model, or not downloaded."""
+    """Find a base's folder, local or downloaded by `onelap fetch`. Raises UserError where no model is found."""
     path = find_path(name)
     if not path.is_dir():
         path = hub.find_downloaded(name)

@@ -1,7 +1,4 @@
-"""Corrections after training, without training again, and the confidence from which an answer is sure.
-
-Everything here is chosen on validation notes; the test notes choose nothing.
-"""
+"""Corrections after training, and the confidence from which an answer is sure; all chosen on validation notes."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

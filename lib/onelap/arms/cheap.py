@@ -1,7 +1,4 @@
-"""Contenders without training of a language model: majority, length and markup, TF-IDF, sentence embeddings.
-
-Probabilities have the shape (notes, kinds), with columns in the order of `kinds`.
-"""
+"""Contenders without training of a language model: majority, length and markup, TF-IDF, sentence embeddings."""
 
 import time
 
@@ -87,7 +84,7 @@ def _count_markup(texts: pd.Series) -> np.ndarray:
 def learn(
     model: Pipeline | DummyClassifier, train: pd.DataFrame, texts: pd.Series, kinds: list[str]
 ) -> tuple[np.ndarray, float]:
-    """Train on `train` and score `texts`; returns probabilities, and seconds a note to score."""
+    """Train on `train` and score `texts`; returns probabilities (notes, kinds), and seconds a note to score."""
     model.fit(train["text"], train["kind"])
     start = time.perf_counter()
     probabilities = pd.DataFrame(model.predict_proba(texts), columns=model.classes_)
