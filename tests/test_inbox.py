@@ -10,7 +10,7 @@ from onelap import UserError
 from onelap.daily.inbox import MAX_LINE, Inbox, Item, batches
 from onelap.machine.files import printable
 from onelap.notes.fields import Fields
-from onelap.notes.read import read_notes
+from onelap.notes.vault import read_notes
 
 KINDS = ("lesson", "knowledge", "value", "decision", "none")
 
