@@ -60,12 +60,10 @@ def newest_complete(training: Path) -> tuple[Path | None, list[str]]:
 
 def _problem_of(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint; None where it is as it was written."""
-    if not (folder / MARKER).exists():
-        return f"{folder.name} was not written to its end"
     try:
         hashes = read_json(folder / MARKER)
-    except UserError as error:
-        return str(error)
+    except UserError:
+        return f"{folder.name} was not written to its end"
     for name, digest in hashes.items():
         if not (folder / name).is_file() or hash_files(folder / name) != digest:
             return f"{folder.name}/{name} is not as it was written"

@@ -1,4 +1,4 @@
-"""Callbacks of a training: its log, its end when time is up, and its checkpoints."""
+"""Callbacks of a training: its log, and the clock that ends it and asks for checkpoints."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast
 from transformers import TrainerCallback
 
 from onelap.machine.gpus import list_gpus
@@ -30,8 +31,6 @@ class TrainingLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         """Continue the log of an interrupted training from its checkpoint."""
-        if not state.is_world_process_zero:
-            return
         kept = [line for line in read_whole_lines(self.path) if line["step"] <= state.global_step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         before = max((line["elapsed_seconds"] for line in kept), default=0.0)
@@ -41,18 +40,13 @@ class TrainingLog(TrainerCallback):
     def on_step_begin(self, args, state, control, **_):  # after a validation pass
         self.step_started = time.perf_counter()
 
-    def on_step_end(self, args, state, control, **_):  # before a validation pass
-        self.step_seconds = time.perf_counter() - self.step_started
-
     def on_log(self, args, state, control, logs, **_):
-        """Write one line for each training step and each validation pass, from one process."""
-        if not state.is_world_process_zero:
-            return
+        """Write one line for each training step, before a validation pass, and one for each of these."""
         if not math.isfinite(logs.get("loss", logs.get("eval_loss", 0.0))):
             raise FloatingPointError(f"the loss is not finite at step {state.global_step}")
         if "loss" in logs:
             values = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
-            self.write(state, **values, step_seconds=round(self.step_seconds, 4))
+            self.write(state, **values, step_seconds=round(time.perf_counter() - self.step_started, 4))
             self.line.show(state.global_step, self.first_step, f", loss {logs['loss']:.3f}")
         elif "eval_loss" in logs:
             rates = {f"validation_{name}": logs[f"eval_{name}"] for name in ("loss", "accuracy", "macro_f1")}
@@ -74,39 +68,22 @@ class TrainingLog(TrainerCallback):
         return self.temperature
 
 
-class Budget(TrainerCallback):
-    """Ends training when its seconds are spent, with one more validation pass; the best adapter so far is kept."""
+class Clock(TrainerCallback):
+    """Ends a training when its time is up, validated once more; asks for a checkpoint every so many minutes."""
 
-    def __init__(self, seconds: float):
-        self.ends = time.monotonic() + seconds
-
-    def on_step_end(self, args, state, control, **_):
-        """Check the clock after each step, so that at least one step is made."""
-        if _first_process_decides(args, time.monotonic() >= self.ends):
-            control.should_evaluate = control.should_save = control.should_training_stop = True
-
-
-class Checkpoints(TrainerCallback):
-    """Asks for a checkpoint whenever so many minutes have passed since the last one."""
-
-    def __init__(self, minutes: float):
-        self.seconds = 60 * minutes
-
-    def on_train_begin(self, args, state, control, **_):
-        self.saved = time.monotonic()
-
-    def on_step_end(self, args, state, control, **_):
-        if _first_process_decides(args, time.monotonic() - self.saved >= self.seconds):
-            control.should_save = True
+    def __init__(self, seconds: float, checkpoint_minutes: float):
+        self.ends, self.interval = time.monotonic() + seconds, 60 * checkpoint_minutes
 
     def on_save(self, args, state, control, **_):  # also after a validation pass
         self.saved = time.monotonic()
 
+    on_train_begin = on_save
 
-def _first_process_decides(args, decision: bool) -> bool:
-    """The first process's decision, where several share a training: their clocks differ, and all must do the same."""
-    if args.world_size == 1:
-        return decision
-    message = torch.tensor(float(decision), device=args.device)
-    torch.distributed.broadcast(message, 0)
-    return bool(message)
+    def on_step_end(self, args, state, control, **_):  # so that at least one step is made
+        now = time.monotonic()
+        decisions = torch.tensor([now >= self.ends, now - self.saved >= self.interval], device=args.device)
+        # Where processes share a training the first one decides: their clocks differ, and all must do the same.
+        is_over, is_due = broadcast(decisions.float()).bool().tolist()
+        control.should_evaluate |= is_over
+        control.should_training_stop |= is_over
+        control.should_save |= is_over or is_due

@@ -5,6 +5,7 @@ All sizes are in GB (10⁹ bytes), all rates in floating-point operations a seco
 
 import tempfile
 import time
+import timeit
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from onelap.machine.memory import SPARE_GB, peak_memory_gb
 from onelap.machine.precision import Precision
 from onelap.machine.store import read_json
 from onelap.notes.duplicates import drop_duplicates
-from onelap.notes.fields import FIELD_PARAMETERS, Fields
-from onelap.notes.read import locate_notes, read_notes
+from onelap.notes.fields import Fields
+from onelap.notes.vault import locate_notes, read_notes
 from onelap.qlora.recipe import Recipe
 
 EMBEDDED = str(PROJECT / "data" / "embedded_base")
@@ -35,10 +36,8 @@ OVERHEAD = 1.15  # optimizer, data, log, checkpoints and first passes (embedded 
 MEASURED_STEPS = 3  # on each of two batches
 EFFICIENCY = 0.35  # share of the measured matrix-product rate that a training step reaches; an aim, not yet measured
 CPU_LIMIT = 1e9  # linear weights; nobody trains more on a CPU
-CARDS = {  # peak operations a second in float16 with float32 accumulation (NVIDIA's whitepapers), GB
-    "RTX 2070": (29.9e12, 8.0),
-    "RTX 4070 Ti": (80.2e12, 12.0),
-}
+# Peak operations a second in float16 with float32 accumulation (NVIDIA's whitepapers), GB.
+CARDS = {"RTX 2070": (29.9e12, 8.0), "RTX 4070 Ti": (80.2e12, 12.0)}
 
 
 @dataclass(frozen=True)
@@ -56,27 +55,16 @@ class Shape:
     def read(cls, base: Path) -> "Shape":
         """Read a model folder's config.json."""
         config = read_json(base / "config.json")
-        heads = config["num_attention_heads"]
-        head_size = config.get("head_dim") or config["hidden_size"] // heads
-        return cls(
-            config["hidden_size"],
-            config["intermediate_size"],
-            config["num_hidden_layers"],
-            config.get("num_key_value_heads", heads) * head_size,
-            config["vocab_size"],
-            config.get("tie_word_embeddings", True),
-        )
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        key_value = config.get("num_key_value_heads", heads) * (config.get("head_dim") or hidden // heads)
+        sizes = config["intermediate_size"], config["num_hidden_layers"], key_value, config["vocab_size"]
+        return cls(hidden, *sizes, config.get("tie_word_embeddings", True))
 
     @property
     def linear(self) -> int:
         """Count the weights of the linear layers in all blocks, which are quantized."""
         attention = 2 * self.hidden**2 + 2 * self.hidden * self.key_value
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-    @property
-    def embeddings(self) -> int:
-        """Count the weights of input embeddings and head."""
-        return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     def adapter(self, rank: int) -> int:
         """Count the LoRA weights on q, k, v, o, gate, up and down of every block."""
@@ -109,7 +97,7 @@ def memory(
     kept = width * shape.hidden * shape.layers + block if checkpointing else block * shape.layers
     parts = {
         "weights, NF4": NF4_BYTES * shape.linear,
-        "embeddings and head": width * shape.embeddings,
+        "embeddings and head": width * shape.vocabulary * shape.hidden * (1 if shape.tied else 2),
         "adapter, gradients, optimizer": ADAPTER_BYTES[device] * shape.adapter(rank),
         "activations": kept * tokens,
         "one matrix unpacked": 4 * shape.hidden * shape.intermediate,
@@ -127,14 +115,8 @@ def matmul_rate(precision: Precision) -> float:
     """Measure the operations a second of large matrix products in this device's compute format."""
     size = 4096 if precision.device != "cpu" else 1024
     a, b = (torch.randn(size, size, device=precision.device, dtype=precision.compute) for _ in range(2))
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        (a @ b).sum().item()  # .item() waits for the card
-        return time.perf_counter() - start
-
-    seconds()
-    return 2 * size**3 / min(seconds() for _ in range(10))
+    times = timeit.repeat(lambda: (a @ b).sum().item(), number=1, repeat=11)  # .item() waits for the card
+    return 2 * size**3 / min(times)
 
 
 @dataclass(frozen=True)
@@ -156,17 +138,15 @@ class Workload:
 def workload_of(trainer) -> Workload:
     """Count the workload of a `KindTrainer`."""
     answers, arguments = sum(map(len, trainer.prompt.branches)), trainer.args
-    train, validation = (
-        [len(row["input_ids"]) + answers for row in rows] for rows in (trainer.train_dataset, trainer.eval_dataset)
-    )
-    return Workload.of(train, validation, arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size)
+    notes = trainer.train_dataset["input_ids"], trainer.eval_dataset["input_ids"]
+    lengths = ([len(ids) + answers for ids in part] for part in notes)
+    return Workload.of(*lengths, arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size)
 
 
 def _batch_sizes(lengths: list[int], batch: int) -> list[int]:
     """Tokens of each batch when sorted by length, longest first."""
     ordered = sorted(lengths, reverse=True)
-    chunks = [ordered[first : first + batch] for first in range(0, len(ordered), batch)]
-    return [len(chunk) * chunk[0] for chunk in chunks]
+    return [len(ordered[first:][:batch]) * ordered[first] for first in range(0, len(ordered), batch)]
 
 
 @dataclass(frozen=True)
@@ -198,17 +178,14 @@ def measure(trainer) -> tuple[Pace, Pace]:
     answers = sum(map(len, trainer.prompt.branches))
     paces = []
     with torch.random.fork_rng():
-        for learning in (True, False):
+        for learning, step in ((True, trainer.training_step), (False, trainer.compute_loss)):
             model.train(learning)
             points = []
             for notes in samples * (1 + MEASURED_STEPS):
                 batch = trainer._prepare_inputs(trainer.data_collator(notes))
                 start = time.perf_counter()
                 with torch.set_grad_enabled(learning), trainer.accelerator.autocast():
-                    if learning:
-                        loss = trainer.training_step(model, batch, len(notes))
-                    else:
-                        loss = trainer.compute_loss(model, batch)
+                    loss = step(model, batch, num_items_in_batch=len(notes))
                 model.zero_grad()
                 loss.item()  # waits for the card
                 longest = max(map(len, batch["prompts"])) + answers
@@ -335,7 +312,7 @@ def rehearse(parameters: dict, precision: Precision) -> tuple[float, float]:
 
 def _notes_and_prompt(parameters: dict) -> tuple[pd.DataFrame, Prompt]:
     """The labelled notes without duplicates, shuffled, and their prompt."""
-    fields = Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
+    fields = Fields.of(parameters)
     notes, _ = drop_duplicates(read_notes(locate_notes(parameters["notes_path"]), fields).notes, {})
     present = [kind for kind in fields.kinds if kind in set(notes["kind"])]
     name = parameters["base_model"]

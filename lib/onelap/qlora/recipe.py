@@ -44,9 +44,8 @@ def processes() -> int:
 def accumulation_steps(effective_batch: int, micro_batch: int, shared_by: int = 1) -> int:
     """Compute micro-batches an optimizer step of each process. Raises UserError where they do not fill the batch."""
     steps, rest = divmod(effective_batch, micro_batch * shared_by)
-    if rest or not steps:
-        processes = f" times {shared_by} processes; begin the run with another one" if shared_by > 1 else ""
-        raise UserError(
-            f"micro_batch: expected a divisor of effective_batch {effective_batch}, found {micro_batch}{processes}"
-        )
+    if rest:
+        shared = f" times {shared_by} processes; begin the run with another one" if shared_by > 1 else ""
+        found = f"found {micro_batch}{shared}"
+        raise UserError(f"micro_batch: expected a divisor of effective_batch {effective_batch}, {found}")
     return steps

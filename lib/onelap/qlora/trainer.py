@@ -23,7 +23,7 @@ from onelap.machine.memory import Pieces, is_out_of_memory, release_memory
 from onelap.machine.precision import Precision
 from onelap.machine.tensors import random_state, read_state, set_random_state, write_state
 from onelap.qlora import checkpoints
-from onelap.qlora.log import Checkpoints, TrainingLog
+from onelap.qlora.log import TrainingLog
 from onelap.qlora.recipe import Recipe
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
@@ -41,10 +41,7 @@ WARMUP = 0.05  # of all steps
 
 
 class ByLength(LengthGroupedSampler):
-    """Samples notes of similar length together, in an order that depends on seed and epoch alone.
-
-    So a training that resumes in the middle of an epoch sees the rest of that very epoch.
-    """
+    """Samples notes of similar length together, in an order that a training which resumes in an epoch can repeat."""
 
     def __init__(self, lengths: list[int], batch: int, seed: int, epoch: Callable[[], int]):
         super().__init__(batch, lengths=lengths, generator=torch.Generator())
@@ -59,8 +56,7 @@ class KindTrainer(SFTTrainer):
     """SFTTrainer that learns the question the model will be asked: which of the kinds, not which of all tokens.
 
     The loss is the cross-entropy over the kinds of what `arms.scoring` computes, plus `LABEL_LOSS_WEIGHT` times the
-    usual one, the label's own likelihood, so that the model can still write its answer. No logits are computed for the
-    prompt.
+    usual one, the label's own likelihood, so that the model can still write its answer.
 
     Where memory runs out it goes down a ladder and repeats the micro-batch: in smaller pieces, with gradient
     checkpointing, with shorter texts. Its checkpoints are those of `qlora.checkpoints`.
@@ -70,8 +66,8 @@ class KindTrainer(SFTTrainer):
         super().__init__(*arguments, **options)
         self.prompt, self.recipe, self.precision, self.base_digest = prompt, recipe, precision, base_digest
         self.training_log = TrainingLog(Path(self.args.output_dir) / "log.jsonl")
-        self.add_callback(self.training_log)
-        self.add_callback(Checkpoints(recipe.checkpoint_minutes))
+        if self.is_world_process_zero():
+            self.add_callback(self.training_log)
         self.piece = recipe.micro_batch  # notes a forward pass
         self.note_budget = self.validation_budget = prompt.note_budget
         self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
@@ -192,7 +188,6 @@ class KindTrainer(SFTTrainer):
         if self.args.should_save:
             self._write_checkpoint()
         self.accelerator.wait_for_everyone()
-        self._locate_best()
 
     def _write_checkpoint(self) -> None:
         training = Path(self.args.output_dir)
@@ -208,22 +203,18 @@ class KindTrainer(SFTTrainer):
             "ladder": (self.piece, self.note_budget, self.rungs, self.model.is_activation_checkpointing),
         }
         write_state(folder, state)
-        self.state.best_model_checkpoint = None  # a run folder may be moved: the step is enough
         self.state.save_to_json(str(folder / "trainer_state.json"))
         checkpoints.seal(folder)
         best = checkpoints.checkpoint_path(training, self.state.best_global_step or self.state.global_step)
         for other in set(checkpoints.list_checkpoints(training).values()) - {folder, best}:
             checkpoints.discard(other)
 
-    def _locate_best(self) -> None:
+    def _finalize_training(self, *arguments):
+        """Name the best checkpoint only now: a run folder may be moved, so checkpoints hold its step, not its path."""
         if self.state.best_global_step:
             best = checkpoints.checkpoint_path(Path(self.args.output_dir), self.state.best_global_step)
             self.state.best_model_checkpoint = str(best)
-
-    def _init_training_state(self, *arguments):
-        progress = super()._init_training_state(*arguments)
-        self._locate_best()
-        return progress
+        return super()._finalize_training(*arguments)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         if checkpoint is not None:
@@ -262,41 +253,32 @@ def trainer_arguments(recipe: Recipe, precision: Precision, notes: int, folder: 
     """Translate a recipe for so many training notes into the Trainer's arguments; its output goes to `folder`."""
     os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(folder / "reports")
     os.environ["WANDB_MODE"] = "online" if recipe.allow_upload else "offline"
-    os.environ["WANDB_ERROR_REPORTING"] = "false"
-    os.environ["WANDB_SILENT"], os.environ["WANDB_CONSOLE"] = "true", "off"  # W&B gets figures, not what is printed
+    # W&B gets figures, not what is printed.
+    os.environ.update(WANDB_ERROR_REPORTING="false", WANDB_SILENT="true", WANDB_CONSOLE="off")
     on_cpu = precision.device == "cpu"
     steps = math.ceil(math.ceil(notes / recipe.effective_batch) * recipe.epochs)
     between = math.ceil(steps / recipe.evaluations)
+    device = {"bf16": precision.bf16, "fp16": precision.fp16, "use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu}
+    rate = {"learning_rate": recipe.learning_rate, "lr_scheduler_type": "cosine", "warmup_steps": round(WARMUP * steps)}
+    passes = {"eval_strategy": "steps", "eval_steps": between, "save_steps": between, "load_best_model_at_end": True}
+    # The Trainer would hide a loss that is not finite.
+    logs = {"logging_steps": 1, "logging_nan_inf_filter": False, "disable_tqdm": True, "report_to": recipe.report_to}
     arguments = SFTConfig(
+        **(device | rate | passes | logs),
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
         per_device_train_batch_size=recipe.micro_batch,
         # Not the micro-batch: the choice of the best adapter must not depend on the memory at hand.
         per_device_eval_batch_size=recipe.effective_batch,
         gradient_accumulation_steps=recipe.accumulation,
         gradient_checkpointing=recipe.gradient_checkpointing,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(WARMUP * steps),
         optim="adamw_torch" if on_cpu else "paged_adamw_8bit",
-        bf16=precision.bf16,
-        fp16=precision.fp16,
-        use_cpu=on_cpu,
         # Inputs are made by Prompt: TRL would cut the answer, not the note.
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         train_sampling_strategy="group_by_length",  # of the validation notes, too
-        eval_strategy="steps",
-        eval_steps=between,
-        save_steps=between,
-        load_best_model_at_end=True,
         metric_for_best_model="eval_macro_f1",
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # the Trainer would hide a loss that is not finite
         ddp_find_unused_parameters=False,
-        dataloader_pin_memory=not on_cpu,
-        disable_tqdm=True,
-        report_to=recipe.report_to,
         seed=recipe.seed,
     )
     # A process works on one card even where it sees several: TRL would refuse, and the Trainer split the batches.

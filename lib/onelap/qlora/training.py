@@ -23,7 +23,7 @@ from onelap.machine.memory import is_out_of_memory, release_memory
 from onelap.machine.precision import Precision, check_formats
 from onelap.machine.store import read_json, write_json
 from onelap.qlora import checkpoints
-from onelap.qlora.log import Budget
+from onelap.qlora.log import Clock
 from onelap.qlora.recipe import Recipe
 from onelap.qlora.trainer import KindTrainer, trainer_arguments
 
@@ -41,54 +41,32 @@ def validation_rates(evaluation: EvalPrediction) -> dict[str, float]:
 
 def add_lora(model, recipe: Recipe):
     """Put fresh LoRA matrices on seven layers of every block. Raises UserError for blocks with other, fused layers."""
-    config = LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        target_modules=TARGETS,
-        task_type="CAUSAL_LM",
-    )
+    sizes = {"r": recipe.lora_rank, "lora_alpha": recipe.lora_alpha, "lora_dropout": recipe.lora_dropout}
     torch.manual_seed(recipe.seed)
-    model = get_peft_model(model, config)
+    model = get_peft_model(model, LoraConfig(**sizes, target_modules=TARGETS, task_type="CAUSAL_LM"))
     adapted = {name.rpartition(".")[2] for name in model.targeted_module_names}
-    if adapted != set(TARGETS):
-        missing = ", ".join(target for target in TARGETS if target not in adapted)
+    if missing := ", ".join(target for target in TARGETS if target not in adapted):
         raise UserError(f"base_model: expected blocks with {', '.join(TARGETS)}, as Qwen2 and Llama have; no {missing}")
     return model
 
 
 def prepare_trainer(
-    base: Path,
-    prompt: Prompt,
-    precision: Precision,
-    recipe: Recipe,
-    train: pd.DataFrame,
-    validation: pd.DataFrame,
-    folder: Path,
-    shard: Callable | None = None,
-) -> KindTrainer:
+    base: Path, prompt: Prompt, precision: Precision, recipe: Recipe, train: pd.DataFrame, validation: pd.DataFrame,
+    folder: Path, shard: Callable | None = None,
+) -> KindTrainer:  # fmt: skip
     """Make a trainer of base and LoRA matrices on notes (columns `text`, `kind`); log and checkpoints go to `folder`.
 
-    `shard(trainer, device)` spreads the base over the processes that share the training. Where probe steps in
-    `precision` give no finite loss and gradients the trainer is in float32, and prints that. Raises FloatingPointError
-    where float32 gives none either.
+    `shard(trainer, device)` spreads the base over the processes that share the training. Where probe steps overflow in
+    `precision` the trainer is in float32, and prints that. Raises FloatingPointError where they do so in float32 too.
     """
     GlobalOptimManager.get_instance().module_weight_config_triple.clear()  # it keeps earlier trainings' embeddings
     # Made before the base is loaded, because a wrong recipe is refused here.
     arguments = trainer_arguments(recipe, precision, len(train), folder)
-    trainer = KindTrainer(
-        add_lora(load_base(base, precision, to_be_sharded=shard is not None), recipe),
-        arguments,
-        train_dataset=_examples(prompt, train),
-        eval_dataset=_examples(prompt, validation),
-        processing_class=prompt.tokenizer,
-        data_collator=_collate,
-        compute_metrics=validation_rates,
-        prompt=prompt,
-        recipe=recipe,
-        precision=precision,
-        base_digest=hash_base(base),
-    )
+    model = add_lora(load_base(base, precision, to_be_sharded=shard is not None), recipe)
+    notes = {"train_dataset": _examples(prompt, train), "eval_dataset": _examples(prompt, validation)}
+    functions = {"processing_class": prompt.tokenizer, "data_collator": _collate, "compute_metrics": validation_rates}
+    ours = {"prompt": prompt, "recipe": recipe, "precision": precision, "base_digest": hash_base(base)}
+    trainer = KindTrainer(model, arguments, **notes, **functions, **ours)
     trainer.remove_callback(PrinterCallback)
     # SFTTrainer has cast the LoRA matrices of a quantized model to bfloat16, whatever its arguments say: a gradient
     # scaler fails on them, and a Turing card only emulates them.
@@ -105,7 +83,7 @@ def prepare_trainer(
     if precision.safe == precision:
         raise FloatingPointError("loss or gradients are not finite before the first step, in float32")
     print(f"Loss or gradients are not finite in {precision.name}: training in {precision.safe.name} instead, slower.")
-    del trainer
+    del model, trainer
     return prepare_trainer(base, prompt, precision.safe, recipe, train, validation, folder, shard)
 
 
@@ -136,9 +114,8 @@ def learns_finitely(trainer: KindTrainer) -> bool:
 
 def _examples(prompt: Prompt, notes: pd.DataFrame) -> Dataset:
     """`input_ids`, up to where the answer is due, and `labels`, the number of the kind."""
-    kinds = list(prompt.answers)
-    pairs = zip(notes["text"], notes["kind"], strict=True)
-    return Dataset.from_list([{"input_ids": prompt.encode(text), "labels": kinds.index(kind)} for text, kind in pairs])
+    labels = [list(prompt.answers).index(kind) for kind in notes["kind"]]
+    return Dataset.from_dict({"input_ids": list(map(prompt.encode, notes["text"])), "labels": labels})
 
 
 def _collate(notes: list[dict]) -> dict:
@@ -157,16 +134,14 @@ def train(trainer: KindTrainer, adapter: Path, seconds: float) -> pd.DataFrame:
     folder, accelerator = Path(trainer.args.output_dir), trainer.accelerator
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = (
-            FileLock(folder / ".lock").acquire(timeout=LOCK_SECONDS) if accelerator.is_main_process else nullcontext()
-        )
+        lock = nullcontext() if accelerator.process_index else FileLock(folder / ".lock").acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise UserError(f"{folder}: another process is training there; wait for it or end it") from None
     with lock:
         with accelerator.main_process_first():
             start = _starting_point(trainer, folder)
             shutil.rmtree(adapter, ignore_errors=True)
-        trainer.add_callback(Budget(seconds))
+        trainer.add_callback(Clock(seconds, trainer.recipe.checkpoint_minutes))
         # Weights & Biases gets figures where the user has allowed it; nothing else leaves the machine.
         uploads = "wandb" in trainer.args.report_to and os.environ["WANDB_MODE"] == "online"
         with guard.allow_network() if uploads else nullcontext():
