@@ -85,8 +85,7 @@ def memory(
 
     `device` is "cpu" or one like "cuda:0"; `width` is that of an activation in bytes, 2 or 4. Activations a token and
     block are what autograd keeps of norms, projections, SwiGLU and LoRA (tests/test_plan.py counts it); with dropout
-    each matrix keeps its own input and the mask, one byte a value on a card. With checkpointing only each block's input
-    and the activations of one block are kept.
+    each matrix keeps its own input and the mask, one byte a value on a card. Checkpointing keeps inputs and one block.
     """
     device = device.partition(":")[0]
     mask = 1 if device == "cuda" else width
