@@ -20,7 +20,7 @@ from prompt_toolkit.output import DummyOutput
 from onelap import PROJECT, UserError
 from onelap.daily.label import Labelling, most_suspicious_first, most_useful_first, walk
 from onelap.notes.fields import Fields
-from onelap.notes.labels import labels_path
+from onelap.notes.labels import LABELS_SUFFIX, labels_path, read_labels
 from onelap.notes.read import read_notes
 
 KINDS = ["knowledge", "none"]
@@ -139,6 +139,44 @@ def test_labels_are_read_with_the_notes_and_skipped_notes_stay_unlabelled(vault)
     assert list(reading.unlabelled["id"]) == ["b.md", "c.md", "d.md"]
 
 
+def test_labels_of_a_linked_vault_are_beside_the_vault_and_those_beside_the_link_are_read(vault, tmp_path, monkeypatch):
+    """Version 0.1 put them beside the link, with names as macOS decomposes them."""
+    link = tmp_path / "link"
+    link.symlink_to(vault)
+    old = tmp_path / f"link{LABELS_SUFFIX}"
+    old.write_text('{"id": "cafe\u0301.md", "kind": "none"}\n{"id": "a.md", "kind": "none"}\n', encoding="utf-8")
+    press("1q", Labelling(queue_of("a", "b"), link))
+    assert labels(vault) == [{"id": "a.md", "kind": "knowledge"}]
+    assert read_labels(link) == {"caf\u00e9.md": "none", "a.md": "knowledge"}
+    monkeypatch.chdir(vault)
+    assert read_labels(Path()) == {"a.md": "knowledge"}
+
+
+def test_unwritable_labels_are_refused_before_the_first_note(tmp_path):
+    vault = tmp_path / ("v" * 250)  # no file beside it can have its name and the suffix
+    vault.mkdir()
+    assert read_labels(vault) == {}
+    with pytest.raises(UserError, match=r"labels.jsonl: the labels cannot be written: File name too long; move the "):
+        Labelling(queue_of("a"), vault)
+
+
+def test_labels_on_a_disk_that_is_read_only_are_refused(vault, tmp_path):
+    mount = ["mount", "--bind", str(tmp_path), str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a folder")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(tmp_path)], check=True)
+        with pytest.raises(UserError, match="Read-only file system"):
+            Labelling(queue_of("a"), vault)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_quitting_without_a_label_leaves_no_file(vault):
+    press("sq", Labelling(queue_of("a", "b"), vault))
+    assert not labels_path(vault).exists()
+
+
 class Terminal:
     """A real pseudo-terminal of 30 lines and 100 columns with a command in it, and its screen."""
 
@@ -185,6 +223,16 @@ def test_label_command_works_on_a_real_terminal(vault):
     terminal.until("labels given so far: 3, in")
     assert terminal.process.wait(30) == 0
     assert [row["id"] for row in labels(vault)] == ["a.md", "b.md", "c.md"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+def test_label_command_works_in_a_folder_whose_name_is_not_utf8(vault):
+    vault = vault.rename(vault.with_name(os.fsdecode(b"caf\xe9")))
+    terminal = Terminal(Path(sys.executable).with_name("onelap"), "label", vault, "-p", f"kinds={', '.join(KINDS)}")
+    for key, expected in (("", "1 of 4   a.md"), ("1", "2 of 4   b.md"), ("q", "labels given so far: 1, in")):
+        terminal.press(key)
+        terminal.until(expected)
+    assert terminal.process.wait(30) == 0 and labels(vault) == [{"id": "a.md", "kind": "knowledge"}]
 
 
 def test_label_command_without_a_terminal_is_refused(onelap, vault):

@@ -2,7 +2,11 @@
 
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -10,10 +14,10 @@ import pytest
 from onelap import UserError
 from onelap.lap.history import find_run
 from onelap.lap.parameters import NOTEBOOKS, read_parameters
-from onelap.lap.resume import STEPS, check_unchanged, reason_to_repeat, reopen
+from onelap.lap.resume import STEPS, check_unchanged, reason_to_repeat
 from onelap.lap.run import Run, versions
 from onelap.lap.runner import run_lap
-from onelap.machine.store import hash_files, write_json
+from onelap.machine.store import hash_files
 from onelap.notes.fields import FIELD_PARAMETERS, Fields
 from onelap.notes.read import read_notes
 from tests.conftest import toy_notes, write_jsonl
@@ -194,23 +198,48 @@ def test_damaged_record_is_one_clear_line(started, complaint, damaged, content):
     assert damaged in complaint("run", "--resume", run.path)
 
 
-def test_time_of_killed_session_counts_up_to_its_last_write(started):
-    """Killed in the evening, resumed in the morning, after somebody has saved a notebook."""
-    run, *_ = started
-    write_json(run.record_path, run.record | {"session_started": "2026-01-01T00:00:00+00:00"})
-    (run.path / "01_data_prep.ipynb").touch()
-    os.utime(run.record_path, (1767225600 + 600,) * 2)  # 2026-01-01 00:10 UTC
-    with run.locked():
-        reopen(run)
-    assert run.record["spent_seconds"] == 600
-    assert 3000 - 5 < run.seconds_left(1.0, 0) <= 3000
+SESSION = """
+import sys
+from pathlib import Path
+from onelap.lap.run import Run
+from onelap.lap.runner import run_lap
+run_lap(Run(Path(sys.argv[1])), {}, [Path(sys.argv[2])])
+"""
+KILL = "import os, signal, time; time.sleep(6); os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)"
+ASK = "from onelap.lap.run import Run; print(Run.open(run_dir).seconds_left(1.0, reserve=600))"
+
+
+def shift_clock(run, years):
+    """Leave a run as if this machine's clock had jumped since: all dates that are stored, and those of its files."""
+    text = run.record_path.read_text(encoding="utf-8")
+    shifted = re.sub(r"\b(20\d\d)-", lambda date: f"{int(date[1]) - years}-", text)
+    assert shifted != text
+    run.record_path.write_text(shifted, encoding="utf-8")
+    for file in run.path.iterdir():
+        os.utime(file, (file.stat().st_mtime - years * 365 * 86400,) * 2)
+
+
+def test_time_of_killed_session_counts_up_to_its_last_write(notebook, tmp_path):
+    """Killed after some seconds, and resumed after the clock has jumped by two years, forward and backward."""
+    run, parameter = Run.create("toy", {}, tmp_path / "run"), 'run_dir: str = "."  # folder'
+    killed = subprocess.run([sys.executable, "-c", SESSION, run.path, notebook("01_data_prep", parameter, KILL)])
+    assert killed.returncode == -signal.SIGKILL and run.record["status"] == "running"
+    shown = []
+    for years in (2, -4):
+        shift_clock(run, years)
+        run_lap(run, {}, [notebook("01_data_prep", parameter, ASK)])
+        cells = nbformat.read(run.path / "01_data_prep.ipynb", as_version=4).cells
+        shown.append(float(cells[-1].outputs[0].text))
+        (run.path / "01_data_prep.ipynb").unlink()
+    assert 2900 < shown[1] < shown[0] <= 3000 - 6, "an hour, less the reserve and what the sessions took"
+    assert 3000 - shown[1] <= run.record["actual"]["seconds"] < 100
 
 
 def test_lock_file_of_a_dead_process_does_not_lock(started):
     run, *_ = started
     (run.path / ".lock").write_text("99999999", encoding="utf-8")
     with run.locked():
-        reopen(run)
+        run.begin_session()
     assert run.record["process"]["pid"] == os.getpid()
 
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from onelap import NotebookFailed, UserError
+from onelap.lap.parameters import read_schema
 from onelap.lap.run import Run
 from onelap.lap.runner import run_lap
 
@@ -37,6 +38,16 @@ def test_parameters_reach_the_notebook_and_the_terminal_shows_its_cell(new_run, 
     assert outputs_of(new_run.path / "one.ipynb")[0].text == f"7 {new_run.path}\n"
     assert statuses(new_run) == ("done", {"one": "done"})
     assert "one  In [3] of 3  " in capsys.readouterr().out
+
+
+def test_braces_in_every_path_are_kept(notebook, tmp_path):
+    folder = tmp_path / "a{b}{answer}{0"
+    folder.mkdir()
+    path = notebook("one", FINE, "print(answer, run_dir)").rename(folder / "one.ipynb")
+    run = Run.create("toy", {}, folder / "run")
+    assert read_schema([path])["answer"].default == 42
+    run_lap(run, {"answer": 7}, [path])
+    assert outputs_of(run.path / "one.ipynb")[0].text == f"7 {run.path}\n"
 
 
 def test_kernel_is_in_utf8_mode_and_offline(new_run, notebook):
@@ -149,16 +160,16 @@ def kernels_of(process):
 
 
 def test_list_of_runs_distinguishes_killed_from_running(onelap, tmp_path):
-    here = {"pid": os.getpid(), "started": psutil.Process().create_time()}
-    reused_number = here | {"started": here["started"] - 1000}
-    for name, process in ("20260101-000000_alive", here), ("20260102-000000_dead", reused_number):
+    for name in ("20260101-000000_alive", "20260102-000000_dead"):
         folder = tmp_path / name
         folder.mkdir()
-        record = {"status": "running", "process": process, "started": name[:8], "params": "toy.yaml"}
+        record = {"status": "running", "process": {"pid": os.getpid()}, "started": name[:8], "params": "toy.yaml"}
         (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     (tmp_path / "20260103-000000_broken").mkdir()
     (tmp_path / "20260103-000000_broken/run.json").write_text('{"status": "do', encoding="utf-8")
-    lines = [line for line in onelap("runs", "--outputs", tmp_path).stdout.splitlines() if not line.startswith(" ")]
+    with Run(tmp_path / "20260101-000000_alive").locked():
+        listed = onelap("runs", "--outputs", tmp_path).stdout
+    lines = [line for line in listed.splitlines() if not line.startswith(" ")]
     assert [line.split()[:2] for line in lines] == [
         ["20260102-000000_dead", "killed"],
         ["20260101-000000_alive", "running"],

@@ -1,11 +1,13 @@
 """The split: sources and near-duplicates on one side, kinds in proportion, frozen."""
 
+import json
+
 import pandas as pd
 import pytest
 
-from onelap import UserError
+from onelap import PROJECT, UserError
 from onelap.notes.duplicates import near_duplicates
-from onelap.notes.split import FrozenSplit, enough_sources, split_notes
+from onelap.notes.split import FrozenSplit, enough_sources, locate_split, split_notes
 
 SHARES = {"validation": 0.15, "test": 0.2}
 NO_PAIRS = near_duplicates(pd.DataFrame({"id": ["x"], "text": [""], "kind": ["a"]}))
@@ -180,6 +182,32 @@ def test_frozen_split_is_a_file_for_notes_shares_and_seed(tmp_path):
         assert other.parts == {}
     frozen().path.unlink()
     assert frozen().parts == {}, "deleting the file draws anew"
+
+
+def test_notes_behind_a_link_have_the_split_of_the_notes(tmp_path):
+    vault, link = tmp_path / "vault", tmp_path / "link"
+    vault.mkdir()
+    link.symlink_to(vault)
+    table = pd.DataFrame({"id": ["caf\u00e9.md"], "part": ["test"]})
+    FrozenSplit(tmp_path, link, SHARES, 0).add(table, by_source=True)
+    split = FrozenSplit(tmp_path, vault, SHARES, 0)
+    assert split.parts == {"caf\u00e9.md": "test"} and split.path.name.startswith("vault_")
+
+
+def test_split_of_version_0_1_is_found_and_its_ids_are_composed(tmp_path):
+    """It named the file after the link, and took names as macOS decomposes them."""
+    split = FrozenSplit(tmp_path, tmp_path / "vault", SHARES, 0)
+    old = tmp_path / split.path.name.replace("vault", "link")
+    old.write_text(json.dumps({"by_source": True, "parts": {"cafe\u0301.md": "test"}}), encoding="utf-8")
+    again = FrozenSplit(tmp_path, tmp_path / "vault", SHARES, 0)
+    assert (again.path, again.parts) == (old, {"caf\u00e9.md": "test"})
+
+
+def test_relative_split_dir_is_the_project_s_wherever_the_command_is_given(tmp_path, monkeypatch):
+    (tmp_path / "outputs/splits").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert locate_split("outputs/splits") == PROJECT / "outputs/splits"
+    assert locate_split(str(tmp_path)) == tmp_path
 
 
 def test_split_by_note_stays_one_when_a_third_source_comes():

@@ -46,10 +46,9 @@ def expand_path(name: str | Path) -> Path:
 
 def require_utf8(path: Path) -> Path:
     """Return the path. Raises UserError for one that is not UTF-8: kernels, JSON and tokenizers take no other."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{path}: expected a path in UTF-8, found other bytes; rename the file or folder") from None
+    shown = str(path).encode(errors="backslashreplace").decode()
+    if shown != str(path):
+        raise UserError(f"{shown}: expected a path in UTF-8, found other bytes; rename the file or folder")
     return path
 
 

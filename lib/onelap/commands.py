@@ -16,7 +16,7 @@ READ_AHEAD = 2  # forward passes: so many notes are read and ordered by length b
 def run(options: argparse.Namespace) -> None:
     """Run the five notebooks, from your notes to a comparison."""
     from onelap.lap.history import find_run
-    from onelap.lap.resume import check_unchanged, reopen
+    from onelap.lap.resume import check_unchanged
     from onelap.lap.run import Run
     from onelap.lap.runner import resolve_inputs, run_lap
     from onelap.machine.store import read_json
@@ -36,7 +36,6 @@ def run(options: argparse.Namespace) -> None:
     with lap.locked():
         if not new:
             check_unchanged(old, parameters)
-            reopen(old)
         run_lap(lap, parameters)
     print(lap.path)
     print(read_json(lap.comparison_path)["sentence"])

@@ -7,6 +7,7 @@ import pandas as pd
 
 from onelap import PROJECT, UserError, find_path
 from onelap.lap.run import Run
+from onelap.machine.files import printable
 from onelap.machine.store import read_json
 from onelap.verdict.compare import compare
 
@@ -27,7 +28,7 @@ def list_runs(outputs: Path) -> pd.DataFrame:
         started, params = record.get("started", ""), record.get("params", "")
         seconds = record.get("actual", {}).get("seconds")
         arms = " ".join(sorted(arm.name for arm in folder.glob("arms/*")))
-        rows.append((folder.name, started, status, params, arms, sentence, seconds))
+        rows.append((printable(folder.name), started, status, params, arms, sentence, seconds))
     return pd.DataFrame(rows, columns=columns).sort_values(["started", "run"], ascending=False)
 
 

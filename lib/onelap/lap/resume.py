@@ -4,7 +4,6 @@ The work of a finished notebook is kept while the files that it read and wrote m
 """
 
 import hashlib
-import os
 
 from onelap import UserError
 from onelap.arms.base import locate_base
@@ -74,11 +73,6 @@ def check_unchanged(run: Run, parameters: dict) -> None:
             f"{run.path.name} cannot be resumed: {'; '.join(changed)}. Restore what has changed, or start a new run "
             "with --force-new, which leaves this run as it is"
         )
-
-
-def reopen(run: Run) -> None:
-    """Begin another session of a run."""
-    run.update(status="running", error=None, process={"pid": os.getpid()})
 
 
 def _gpu_names(hardware: dict) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,8 +49,7 @@ class Run:
 
     def __init__(self, path: Path):
         self.opened = time.monotonic()
-        path = require_utf8(path.absolute())  # kernels have another working directory
-        self.path = path  # executed notebooks are here
+        self.path = path = require_utf8(path.absolute())  # kernels work elsewhere; executed notebooks are here
         self.params_path = path / "params.yaml"  # every parameter of every notebook, resolved; written first
         self.record_path = path / "run.json"  # status, times, versions, hashes; rewritten atomically
         self.seconds_path = path / ".seconds"  # of all sessions of the lap; a line is added while it runs
@@ -80,8 +79,7 @@ class Run:
             raise UserError(f"{path}: the run folder cannot be written: {error}") from None
         predicted = dict.fromkeys(("training_seconds", "vram_gb"))
         actual = dict.fromkeys(("seconds", "training_seconds", "peak_memory_gb"))
-        more = {"process": {"pid": os.getpid()}, "notebooks": {}, "predicted": predicted, "actual": actual}
-        run.update(status="running", params=params, **_circumstances(), **more)
+        run.update(params=params, notebooks={}, predicted=predicted, actual=actual, **_circumstances("running"))
         return run
 
     @classmethod
@@ -91,7 +89,7 @@ class Run:
         _make_private(run.path)
         guard.record_in(run.path)
         if not run.record_path.exists():
-            run.update(status="by hand", **_circumstances())
+            run.update(**_circumstances("by hand"))
         return run
 
     @property
@@ -129,22 +127,20 @@ class Run:
         store.write_json(self.record_path, _merged(self.record, changes))
 
     def begin_session(self) -> None:
-        """Count the lap's seconds on from those of earlier sessions, in this process and its kernels."""
+        """Go to work: the lap's seconds, in this process and its kernels, follow those of earlier sessions."""
         spent = max(store.read_whole_lines(self.seconds_path), default=0.0)
         store.write_text(self.seconds_path, f"{spent}\n")
         os.environ[LAP_BEGAN] = str(time.monotonic() - spent)
+        self.update(status="running", error=None, process={"pid": os.getpid()})
 
     @property
     def seconds(self) -> float:
-        """Seconds of the lap in all its sessions; in a notebook that is run by hand, those since it opened the run.
-
-        They come from the monotonic clock, which is the same in all processes, and which nobody sets.
-        """
+        """Seconds of the lap in all its sessions, by a clock that nobody sets; by hand, those since this was opened."""
         return round(time.monotonic() - float(os.environ.get(LAP_BEGAN, self.opened)), 1)
 
     def keep_seconds(self) -> None:
         """Store the lap's seconds so far: should this process be killed, the next session goes on from there."""
-        with self.seconds_path.open("a", encoding="utf-8") as file:
+        with suppress(OSError), self.seconds_path.open("a", encoding="utf-8") as file:  # a full disk is met elsewhere
             file.write(f"{self.seconds}\n")
 
     def seconds_left(self, hours: float, reserve: float) -> float:
@@ -292,16 +288,12 @@ class Run:
 
     def record_training(self, trainer: "KindTrainer", log: pd.DataFrame) -> None:
         """Record what a finished training took, how it ended, and hashes of its adapter and its prompt."""
-        adapter, prompt = store.hash_files(self.adapter_path / "adapter_model.safetensors"), trainer.prompt.digest
+        adapter = store.hash_files(self.adapter_path / "adapter_model.safetensors")
         seconds, memory = float(log["elapsed_seconds"].max()), float(log["memory_gb"].max())
-        cut_short = trainer.state.global_step < trainer.state.max_steps
-        self.update(
-            hashes={"adapter": adapter, "prompts": {TUNED: prompt}},
-            actual={"training_seconds": seconds, "peak_memory_gb": memory},
-            training_ended_by="time_budget_hours" if cut_short else "epochs",
-            rungs=trainer.rungs,
-            precision=trainer.precision.choice,
-        )
+        ended_by = "time_budget_hours" if trainer.state.global_step < trainer.state.max_steps else "epochs"
+        self.update(rungs=trainer.rungs, precision=trainer.precision.choice, training_ended_by=ended_by)
+        self.update(hashes={"adapter": adapter, "prompts": {TUNED: trainer.prompt.digest}})
+        self.update(actual={"training_seconds": seconds, "peak_memory_gb": memory})
 
     def read_training_log(self) -> pd.DataFrame:
         """Read training/log.jsonl up to its last whole line, also while it is written; empty before the first one."""
@@ -331,15 +323,10 @@ def _merged(old: dict, new: dict) -> dict:
     return old | new | both
 
 
-def _circumstances() -> dict:
+def _circumstances(status: str) -> dict:
     """Describe what a run starts from: time, code, versions and hardware; its hashes are still to come."""
-    return {
-        "started": now(),
-        "git": _git_state(),
-        "versions": versions(),
-        "hardware": gpus.describe(),
-        "hashes": {},
-    }
+    machine = {"versions": versions(), "hardware": gpus.describe()}
+    return {"status": status, "started": now(), "git": _git_state(), **machine, "hashes": {}}
 
 
 def _git_state() -> dict:

@@ -53,10 +53,7 @@ class PrivateKernelManager(AsyncKernelManager):
 
 
 class Progress:
-    """A line on standard output: the notebook and the cell that are running, for how long, and how far they are.
-
-    Meanwhile it keeps the lap's seconds.
-    """
+    """A line on standard output: notebook, cell, for how long and how far; every second the lap's seconds are kept."""
 
     def __init__(self, run: Run, name: str, cells: int):
         """`cells` is the number of code cells."""
@@ -70,7 +67,6 @@ class Progress:
     def __enter__(self):
         self._remove_file()
         self.ticker.start()
-        return self
 
     def __exit__(self, *_):
         self.finished.set()
@@ -101,8 +97,7 @@ class Progress:
         for second in itertools.count(1):
             if self.finished.wait(1.0):
                 return
-            with contextlib.suppress(OSError):  # a full disk must not end the heartbeat
-                self.run.keep_seconds()
+            self.run.keep_seconds()
             if second % HEARTBEAT_SECONDS[self.terminal] == 0:
                 self._show(end="" if self.terminal else "\n")
 
@@ -127,7 +122,6 @@ class Interrupt:
 
     def __enter__(self):
         self.handler = signal.signal(signal.SIGINT, self._request)
-        return self
 
     def __exit__(self, *_):
         signal.signal(signal.SIGINT, self.handler)
@@ -297,7 +291,7 @@ def _refuse_early_exit(notebook: nbformat.NotebookNode) -> None:
 def _record_end(run: Run, **changes: object) -> None:
     """Record an end in `run.json`; where the disk is full, the first error matters more and is not replaced."""
     try:
-        run.update(**changes)
         run.keep_seconds()
+        run.update(**changes)
     except OSError as error:
         print(f"run.json could not be brought up to date: {error}", file=sys.stderr)

@@ -23,10 +23,8 @@ def read_labels(notes_path: Path) -> dict[str, str]:
 
 
 def _read_file(file: Path) -> dict[str, str]:
-    if not os.access(file, os.F_OK):  # also where the name is too long for one
-        return {}
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if os.access(file, os.F_OK) else []
         labels = {row["id"]: row["kind"] for row in (json.loads(line) for line in lines if line.strip())}
         if not all(isinstance(value, str) for pair in labels.items() for value in pair):
             raise TypeError("one of them is not text")
