@@ -11,11 +11,14 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from onelap import UserError
-from onelap.lap.distributed import train_run
+from onelap import PROJECT, UserError
 from onelap.lap.parameters import read_parameters
 from onelap.lap.run import Run
 from tests.conftest import TOY_WORDS, toy_notes
+
+TOOLS = PROJECT / "tools"
+sys.path.append(str(TOOLS))
+from several_gpus import train_run  # noqa: E402
 
 # Three trainings in one launch, because launching takes longer than training.
 TRAININGS = """
@@ -28,17 +31,17 @@ if second:  # its clock is fast: by it, the hours are spent after one step
     time.monotonic = lambda: began + 1e6 * (monotonic() - began)
 
 import torch
-from onelap.lap import distributed
+import several_gpus
 from onelap.lap.run import Run
 from onelap.qlora.checkpoints import checkpoint_path, discard
 from onelap.qlora.training import FINISHED
 
 whole, shared = sys.argv[1:]
-sys.argv = ["distributed", whole]
-distributed.main()
+sys.argv = ["several_gpus", whole]
+several_gpus.main()
 
 run = Run(Path(shared))
-frozen = [weight for weight in distributed.train_run(run, sharded=True).model.parameters() if not weight.requires_grad]
+frozen = [weight for weight in several_gpus.train_run(run, sharded=True).model.parameters() if not weight.requires_grad]
 print("share", sum(weight.to_local().nbytes for weight in frozen) / sum(weight.nbytes for weight in frozen))
 torch.distributed.barrier()
 
@@ -47,8 +50,8 @@ if second:
     (run.training_path / FINISHED).unlink()
     discard(checkpoint_path(run.training_path, 6))
 torch.distributed.barrier()
-sys.argv = ["distributed", shared, "--shard"]
-distributed.main()
+sys.argv = ["several_gpus", shared, "--shard"]
+several_gpus.main()
 """
 
 
@@ -85,7 +88,7 @@ def launched(prepare):
         capture_output=True,
         text=True,
         timeout=280,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOOLS)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return *runs, done.stdout

@@ -154,7 +154,7 @@ def notes(options: argparse.Namespace) -> None:
     """Show what a lap would read of a folder or file of notes."""
     from onelap.lap.parameters import inspect_quickly
     from onelap.notes.fields import Fields
-    from onelap.notes.overview import Overview, as_json
+    from onelap.daily.overview import Overview, as_json
     from onelap.notes.read import Skip, read_each
     from onelap.notes.vault import locate_notes
 
