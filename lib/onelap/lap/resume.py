@@ -11,8 +11,8 @@ from onelap.lap.parameters import SET_BY_THE_RUNNER
 from onelap.lap.run import Run, versions
 from onelap.machine.gpus import describe
 from onelap.machine.store import hash_files
-from onelap.notes.fields import FIELD_PARAMETERS, Fields
-from onelap.notes.read import locate_notes, read_notes
+from onelap.notes.fields import Fields
+from onelap.notes.vault import locate_notes, read_notes
 from onelap.verdict.compare import TUNED
 
 IRRELEVANT_PACKAGES = ("papermill",)  # among the recorded ones: no number depends on them
@@ -62,7 +62,7 @@ def check_unchanged(run: Run, parameters: dict) -> None:
         *_differences("version of ", run.record.get("versions", {}), versions(), IRRELEVANT_PACKAGES),
         *_differences("", _gpu_names(run.record.get("hardware", {})), _gpu_names(describe()), ()),
     ]
-    notes, fields = locate_notes(stored["notes_path"]), Fields.parse(*(stored[name] for name in FIELD_PARAMETERS))
+    notes, fields = locate_notes(stored["notes_path"]), Fields.of(stored)
     if hashes.get("notes", "") not in ("", read_notes(notes, fields).digest):
         changed.append(f"the labelled notes in {notes} are not those that were read")
     base = locate_base(stored["base_model"])

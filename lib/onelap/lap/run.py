@@ -31,7 +31,7 @@ from onelap.verdict.compare import TUNED
 if TYPE_CHECKING:  # these take time that a command without a model need not wait for
     from onelap.arms.calibration import Calibration
     from onelap.arms.prompts import Prompt
-    from onelap.notes.read import Reading
+    from onelap.notes.vault import Reading
     from onelap.qlora.trainer import KindTrainer
 
 RECORDED_PACKAGES = ["torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill",

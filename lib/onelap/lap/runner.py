@@ -27,9 +27,9 @@ from onelap.lap.run import Run, now
 from onelap.machine import guard
 from onelap.machine.progress import CLEAR_REST, HEARTBEAT_SECONDS, PROGRESS_VARIABLE
 from onelap.machine.redact import redact_failure, redact_message
-from onelap.notes.fields import FIELD_PARAMETERS, Fields
-from onelap.notes.read import are_samples, locate_notes
+from onelap.notes.fields import Fields
 from onelap.notes.split import locate_split
+from onelap.notes.vault import are_samples, locate_notes
 from onelap.qlora.recipe import accumulation_steps
 
 LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
@@ -161,7 +161,7 @@ def resolve_inputs(parameters: dict) -> list[str]:
         problems.append(f"report_to: {reporter} is not installed; `pip install {reporter}` does that")
     parameters["notes_path"] = str(attempt(require_utf8, attempt(locate_notes, parameters["notes_path"])))
     parameters["split_dir"] = str(attempt(locate_split, parameters["split_dir"]))
-    fields = attempt(Fields.parse, *(parameters[name] for name in FIELD_PARAMETERS))
+    fields = attempt(Fields.of, parameters)
     if fields:
         attempt(parse_definitions, parameters["definitions"], fields.kinds)
     base = attempt(require_utf8, attempt(locate_base, parameters["base_model"]))
