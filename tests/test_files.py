@@ -13,7 +13,7 @@ from onelap import UserError
 from onelap.machine.files import files_below
 from onelap.notes.encoding import Unreadable, decode
 from onelap.notes.fields import Fields
-from onelap.notes.read import read_notes
+from onelap.notes.vault import read_notes
 from tests.conftest import JAPANESE
 
 FIELDS = Fields(("lesson", "knowledge", "value", "decision", "none"))
@@ -101,12 +101,12 @@ def test_reader_reads_or_names_every_file_of_a_hostile_vault(hostile_vault):
         "huge.txt": "over 1 MB",
         ".hidden.md": "hidden",
         ".obsidian": "hidden",
-        "Templates": "templates or attachments",
-        "_attachments": "templates or attachments",
+        "Templates": "templates",
+        "_attachments": "attachments",
         "rows.jsonl line 3": "the field `text` is not text",
         "rows.jsonl line 4": "not JSON",
         "rows.jsonl line 5": "not a JSON object",
-        "table.csv line 4": "1 columns under a header of 3",
+        "table.csv line 4": "no kind",
     }
     if hasattr(os, "mkfifo"):
         expected |= {
@@ -132,6 +132,53 @@ def test_folder_that_cannot_be_opened_is_named(tmp_path):
     assert [(path.name, reason) for path, _, reason in walk] == [
         ("gone", "folder cannot be opened: No such file or directory")
     ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("node_modules", "files of a program"),
+        ("work/Site-Packages", "files of a program"),
+        ("__pycache__", "files of a program"),
+        ("venv", "files of a program"),
+        ("Attachments", "attachments"),
+        ("99_assets", "attachments"),
+        ("📎 Media", "attachments"),
+        ("Templates", "templates"),
+        ("99 - Template", "templates"),
+        ("_templates_", "templates"),
+        ("テンフ\u309aレート", "templates"),
+        ("Meine Vorlagen", "templates"),
+        ("mode\u0300les", "templates"),
+        (".trash", "hidden"),
+    ],
+)
+def test_folder_without_notes_is_passed_over_by_its_name_with_a_count(tmp_path, folder, reason):
+    for name in ("a.md", "b.txt", "deep/c.md", "deep/node_modules/d.js"):
+        (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name).write_text("#lesson", encoding="utf-8")
+    templates = ("template", "templates", "テンプレート", "meine vorlagen", "modèles")
+    assert list(files_below(tmp_path, templates)) == [(tmp_path / folder, 4, reason)]
+
+
+@pytest.mark.parametrize("folder", ["Template ideas", "Filesystem", "my venv", "modules", "Media studies", "Vorlagen"])
+def test_folder_with_a_similar_name_is_read(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a.md").write_text("text", encoding="utf-8")
+    assert list(files_below(tmp_path, ("template", "templates"))) == [(tmp_path / folder / "a.md", 1, "")]
+
+
+def test_virtual_environment_is_known_by_what_is_in_it_whatever_its_name(tmp_path):
+    (tmp_path / "my python/lib").mkdir(parents=True)
+    (tmp_path / "my python/pyvenv.cfg").touch()
+    (tmp_path / "my python/lib/note.txt").touch()
+    assert list(files_below(tmp_path, ())) == [(tmp_path / "my python", 2, "files of a program")]
+
+
+def test_template_folders_are_read_where_no_name_is_given(tmp_path):
+    (tmp_path / "Templates").mkdir()
+    (tmp_path / "Templates/a.md").write_text("#lesson text", encoding="utf-8")
+    assert list(read_notes(tmp_path, Fields(FIELDS.kinds, template_folders=())).notes["id"]) == ["Templates/a.md"]
 
 
 def is_json(value) -> bool:

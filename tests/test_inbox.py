@@ -40,7 +40,7 @@ def test_inbox_reads_a_vault_or_names_what_it_cannot_read(hostile_vault):
         "not a JSON object",
     ]
     table = [item for item in items if item.where["path"].endswith("table.csv")]
-    assert table[0].text == "two\nlines" and table[1].error == "1 columns under a header of 3"
+    assert [item.text for item in table] == ["two\nlines", "short"]
 
 
 def test_inbox_reads_a_named_file_whatever_its_suffix(tmp_path):
@@ -54,7 +54,7 @@ def test_inbox_continues_after_an_odd_file(tmp_path):
     (tmp_path / "a.csv").write_text("x" * 1_500_000 + "\n1\n", encoding="utf-8")
     (tmp_path / "b.md").write_text("fine", encoding="utf-8")
     items, _ = read(tmp_path)
-    assert [item.error.partition(":")[0] for item in items] == ["broken header", ""]
+    assert "1 MB" in items[0].error and [item.text for item in items[1:]] == ["fine"]
     assert printable("half an emoji \ud83d.md") == "half an emoji ?.md"
 
 
@@ -77,7 +77,7 @@ def test_every_line_of_standard_input_gets_its_item():
         "line 3",
         "line 4",
         5,
-        "line 6",
+        6,
         "line 7",
         "line 8",
         "line 9",
@@ -85,7 +85,7 @@ def test_every_line_of_standard_input_gets_its_item():
     assert [item.text for item in items if not item.error] == ["one", "two", "last, no line end"]
     errors = [item.error.partition(";")[0] for item in items if item.error]
     assert errors == [
-        *("not JSON", "not JSON", "the field `text` is missing"),
+        *("not JSON", "not JSON", "the field `text` is missing, there are id"),
         *("the field `text` is not text", "not in UTF-8", "over 10 MB"),
     ]
     assert items[3].error.endswith('expected {"id": "1", "text": "a note"} on one line')

@@ -1,18 +1,17 @@
 """Reading notes, and the words of every error about them."""
 
-import io
 import json
-import re
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from onelap import UserError
-from onelap.daily.inbox import Inbox
 from onelap.notes.duplicates import drop_duplicates
-from onelap.notes.encoding import read_text
 from onelap.notes.fields import Fields
-from onelap.notes.read import check_kinds, clean, guess_languages, locate_notes, read_all, read_notes
+from onelap.notes.vault import check_kinds, guess_languages, locate_notes, read_all, read_notes
 
 KINDS = ("lesson", "knowledge", "value", "design decision", "none")
 COLUMNS = ["id", "text", "kind", "source"]
@@ -109,6 +108,63 @@ def test_kind_is_read_in_the_spelling_of_obsidian_and_other_systems(tmp_path):
     assert set(notes["source"]) == {"Diary"}
 
 
+def ids_of(path):
+    return list(read_notes(path, Fields(KINDS)).notes["id"])
+
+
+def test_ids_of_files_are_composed_and_do_not_depend_on_the_way_to_the_folder(tmp_path, monkeypatch):
+    write(tmp_path, "vault/cafe\u0301/か\u3099.md", "#lesson text")
+    ways = [tmp_path / "vault", Path(), Path("../vault"), tmp_path / "vault/../vault"]
+    if hasattr(os, "mkfifo"):
+        (tmp_path / "link").symlink_to(tmp_path / "vault")
+        ways += [tmp_path / "link", Path("../link")]
+    write(tmp_path, "vault.labels.jsonl", '{"id": "cafe\u0301/が.md", "kind": "value"}')
+    monkeypatch.chdir(tmp_path / "vault")
+    for way in ways:
+        assert read_notes(way, Fields(KINDS)).notes[["id", "kind"]].values.tolist() == [["café/が.md", "value"]]
+
+
+@pytest.mark.parametrize("header", ["id,text,kind", "ID,Text,Kind", "Id , TEXT, KIND"])
+def test_id_of_a_row_is_its_own_whatever_the_case_of_the_header(tmp_path, header):
+    path = write(tmp_path, "t.csv", f"{header}\na7,Water early.,lesson\nb 8,Be kind.,value\n,No id.,none\n")
+    assert ids_of(path)[:2] == ["a7", "b 8"] and ids_of(path)[2].startswith("row ")
+    names = [name.strip() for name in header.split(",")]
+    rows = [
+        dict(zip(names, values, strict=True))
+        for values in ((7, "Water early.", "lesson"), (["x"], "Be kind.", "value"))
+    ]
+    path = write(tmp_path, "n.jsonl", "\n".join(map(json.dumps, rows)))
+    assert ids_of(path) == ["7", "x"]
+
+
+def test_row_without_an_id_is_known_by_its_text_wherever_it_moves(tmp_path):
+    def ids(name, *rows):
+        notes = read_notes(write(tmp_path, name, "\n".join(rows)), Fields(KINDS)).notes
+        return dict(notes[["text", "id"]].values)
+
+    one = ids("a.jsonl", '{"text": "Water early.", "kind": "lesson"}', '{"text": "Be kind.", "kind": "value"}')
+    two = ids("b.jsonl", "", '{"text": "New.", "kind": "none"}', '{"kind": "value", "text": "Be kind.", "x": 1}')
+    assert one["Be kind."] == two["Be kind."] != one["Water early."]
+    assert ids("c.csv", "kind,text", "value,Be kind.")["Be kind."] == one["Be kind."]
+    assert ids("d.csv", "kind,text", "value,Be kind!")["Be kind!"] != one["Be kind."], "an edited text is a new note"
+
+
+def test_text_of_a_row_has_one_id_in_every_way_in_which_programs_write_it(tmp_path):
+    composed, decomposed = ({"text": f"caf{e}\r\nlate", "kind": "lesson"} for e in ("é", "e\u0301"))
+    ids = [
+        ids_of(write(tmp_path, f"{number}.jsonl", json.dumps(row))) for number, row in enumerate((composed, decomposed))
+    ]
+    table = ids_of(write(tmp_path, "t.csv", 'text,kind\r\n"café\r\nlate",lesson\r\n'))
+    assert ids[0] == ids[1] == table
+
+
+def test_second_row_of_a_text_or_of_an_id_has_a_number(tmp_path):
+    rows = [{"text": "one", "kind": "lesson"}] * 3 + [{"id": 1, "text": text, "kind": "value"} for text in "ab"]
+    ids = ids_of(write(tmp_path, "n.jsonl", "\n".join(map(json.dumps, rows))))
+    same = next(identity for identity in ids if identity.startswith("row"))
+    assert ids == ["1", "1 2", same, f"{same} 2", f"{same} 3"]
+
+
 def test_rows_keep_their_ids_when_a_file_is_added(tmp_path):
     write(tmp_path, "b.jsonl", '{"id": 1, "text": "one", "kind": "lesson"}')
     before = list(read_notes(tmp_path, Fields(KINDS)).notes["id"])
@@ -116,18 +172,11 @@ def test_rows_keep_their_ids_when_a_file_is_added(tmp_path):
     assert before == ["b.jsonl 1"] and set(before) < set(read_notes(tmp_path, Fields(KINDS)).notes["id"])
 
 
-def test_malformed_quotes_in_a_table_lose_only_their_rows(tmp_path):
-    write(tmp_path, "t.csv", 'text,kind\n"unclosed,lesson\nb,lesson\n"two\nlines",value\n"c"d,lesson\nlast,none\n')
-    reading = read_notes(tmp_path, Fields(KINDS))
-    assert sorted(reading.notes["text"]) == ["b", "last", "two\nlines"]
-    assert list(reading.skipped["where"]) == ["t.csv line 2", "t.csv line 6"]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "where", "reason"),
     [
         ("a.csv", "", "a.csv", "no rows"),
-        ("a.csv", " \n \n", "a.csv line 2", "the field `text` is missing"),
+        ("a.csv", " \n \n", "a.csv", "no rows"),
         ("a.csv", "text,kind\n", "a.csv", "no rows"),
         ("a.jsonl", "", "a.jsonl", "no rows"),
         ("a.jsonl", " \n \n", "a.jsonl", "no rows"),
@@ -157,14 +206,69 @@ def test_kind_comes_from_front_matter_then_tag_then_folder(tmp_path):
 
 
 def test_yaml_value_that_names_no_kind_is_skipped_with_reason(tmp_path):
-    for name, kind in ("list", "[lesson]"), ("number", "3"), ("boolean", "no"), ("several", "[a, b]"), ("blank", ""):
+    for name, kind in (
+        ("list", "[lesson]"),
+        ("number", "3"),
+        ("several", "[a, b]"),
+        ("none", "{a: b}"),
+        ("two", "[3, lesson]"),
+    ):
         write(tmp_path, f"{name}.md", f"---\nkind: {kind}\n---\ntext")
-    reading = read_notes(tmp_path, Fields(("3", "lesson")))
+    for number, kind in enumerate(["", "~", "null", ".nan", "[]", "[null]", "'\u200b'", "' '"]):
+        write(tmp_path, f"blank {number}.md", f"---\nkind: {kind}\n---\n#lesson")
+        write(tmp_path, f"blank {number} without.md", f"---\nkind: {kind}\n---\ntext")
+    reading = read_all(tmp_path, Fields(("3", "lesson")))
     assert dict(reading.notes[["id", "kind"]].values) == {"list.md": "lesson", "number.md": "3"}
     reasons = dict(reading.skipped[["where", "reason"]].values)
-    assert reasons["boolean.md"].startswith("`kind` is False: expected the name of a kind, in quotes")
-    assert reasons["several.md"].startswith("`kind` is a list: expected the name of a kind")
-    assert reasons["blank.md"] == "no kind"
+    assert reasons.pop("several.md") == "`kind` is a list: expected the name of a kind"
+    assert reasons.pop("none.md") == "`kind` is a dict: expected the name of a kind"
+    assert reasons.pop("two.md") == "`kind` of several kinds: 3, lesson"
+    blank = {f"blank {number}.md": "no text beside what names its kind" for number in range(8)}
+    assert reasons == blank | {f"blank {number} without.md": "no kind" for number in range(8)}
+
+
+@pytest.mark.parametrize("kind", ["no", "yes", "true", "Off"])
+def test_word_that_yaml_once_took_for_a_truth_value_is_a_name(tmp_path, kind):
+    write(tmp_path, "a.md", f"---\nkind: {kind}\nsource: {kind}\n---\ntext")
+    (note,) = read_notes(tmp_path, Fields((kind.lower(), "lesson"))).notes.to_dict(orient="records")
+    assert (note["kind"], note["source"]) == (kind.lower(), kind)
+    with pytest.raises(UserError, match=f"found `{kind.lower()}` in a.md"):
+        read_notes(tmp_path, Fields(KINDS))
+
+
+def test_reason_of_a_note_without_a_kind_is_what_its_person_can_mend(tmp_path):
+    write(tmp_path, "good.md", "#lesson text")
+    write(tmp_path, "broken.md", "---\nkind: @lesson\n---\ntext")
+    write(tmp_path, "broken, two.md", "---\ntitle: Re: bees\n---\ntext #lesson #value")
+    write(tmp_path, "two.md", "kind:: lesson\n- Kind: [[Value]]\ntext")
+    reading = read_notes(tmp_path, Fields(KINDS))
+    assert dict(reading.skipped[["where", "reason"]].values) == {
+        "broken.md": "broken front matter, and no kind elsewhere",
+        "broken, two.md": "tags of several kinds: lesson, value",
+        "two.md": "properties of several kinds: lesson, value",
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"kind": "Lesson"}, "lesson"),
+        ({"KIND": "[[Kinds/Lesson]]"}, "lesson"),
+        ({"kind": ["lesson"]}, "lesson"),
+        ({"kind": "garden, lesson"}, "lesson"),
+        ({"Kind": "value", "text": "---\nkind: lesson\n---\ntext"}, "value"),
+        ({"kind": None, "text": "---\nkind: lesson\n---\ntext"}, "lesson"),
+        ({"kind": math.nan, "text": "---\nkind: lesson\n---\ntext"}, "lesson"),
+        ({"kind": " ", "text": "---\nkind: lesson\n---\ntext"}, "lesson"),
+        ({"kind": "null", "text": "#lesson text"}, "lesson"),
+        ({"kind": "NaN", "text": "#lesson text"}, "lesson"),
+        ({"kind": [], "tags": ["lesson", "garden"]}, "lesson"),
+        ({"Tags": "garden lesson"}, "lesson"),
+    ],
+)
+def test_kind_of_a_row_comes_from_its_field_then_front_matter_then_tags(tmp_path, row, kind):
+    notes = read_notes(write(tmp_path, "n.jsonl", json.dumps({"text": "text"} | row)), Fields(KINDS)).notes
+    assert notes[["kind", "text"]].values.tolist() == [[kind, "text"]]
 
 
 def test_unknown_kind_is_refused_with_its_files_and_the_nearest_kind(tmp_path):
@@ -178,12 +282,18 @@ def test_unknown_kind_is_refused_with_its_files_and_the_nearest_kind(tmp_path):
         read_notes(tmp_path, Fields(KINDS))
 
 
-def test_fields_parse_kinds_and_styles_from_parameters():
-    rest = ["text", "kind", "source", "style", "Raw,"]
-    fields = Fields.parse("Quote,  Idea , task,quote", *rest)
-    assert (fields.kinds, fields.styles) == (("quote", "idea", "task"), ("raw",))
+def test_fields_are_made_from_parameters():
+    rest = {f"{name}_field": name for name in ("text", "kind", "source", "style")} | {"styles": "Raw,", "encoding": ""}
+    rest["template_folders"] = "Modèles, My Templates"
+    fields = Fields.of(rest | {"kinds": "Quote,  Idea , C++, Q&A, quote, de\u0301cision"})
+    assert fields == Fields(
+        ("quote", "idea", "c++", "q&a", "décision"), styles=("raw",), template_folders=("modèles", "my templates")
+    )
+    assert Fields.from_json(json.loads(json.dumps(asdict(fields))) | {"of an earlier version": 1}) == fields
     with pytest.raises(UserError, match="kinds: expected 2 or more names separated by commas, found 'lesson,'"):
-        Fields.parse("lesson,", *rest)
+        Fields.of(rest | {"kinds": "lesson,"})
+    with pytest.raises(UserError, match="encoding: expected a name such as cp1251, found 'cp99'"):
+        Fields.of(rest | {"kinds": "a, b", "encoding": "cp99"})
 
 
 @pytest.mark.parametrize("head", ["created: 2024-02-30", "content: x", "on: x", "2024: x", "handler: x", "a: b: c"])
@@ -221,7 +331,7 @@ def test_json_lines_are_read_by_the_given_field_names(tmp_path):
         {"id": "x 2", "text": "again", "kind": "a", "source": ""},
     ]
     assert dict(reading.skipped[["where", "reason"]].values) == {
-        "line 4": "the field `body` is missing",
+        "line 4": "the field `body` is missing, there are label",
         "line 5": "not a JSON object",
         "line 9": "not JSON",
     }
@@ -240,31 +350,9 @@ def test_exact_duplicates_are_dropped_and_conflicting_kinds_reported(tmp_path):
     ]
 
 
-def test_training_and_sorting_see_the_same_text_of_every_note(hostile_vault):
-    fields = Fields(("lesson", "knowledge", "value", "decision", "none"))
-    head = "---\nkind: value\nsource: me\n---\n# Value\n"
-    rows = [{"text": f"{head}Be kind. #value", "id": 7}, {"text": f"{head}Be [[Ana|honest]].", "kind": "value"}]
-    lines = "\n".join(map(json.dumps, rows)) + "\n"
-    write(hostile_vault, "head.jsonl", lines)
-    write(hostile_vault, "head.csv", f'text,kind\n"{head}Be brave.",value\n')
-
-    reading = read_all(hostile_vault, fields)
-    notes = pd.concat([reading.notes, reading.unlabelled])[["id", "text"]].values
-    trained = sorted((re.sub(r"(\.jsonl|\.csv) .*", r"\1", identity), text) for identity, text in notes)
-    items = [item for item in Inbox([str(hostile_vault)]).items(fields) if item.text]
-    assert sorted((item.where["path"].removeprefix(f"{hostile_vault}/"), item.text) for item in items) == trained
-    assert {("rows.jsonl", "a row"), ("head.jsonl", "Be kind."), ("head.csv", "Be brave.")} <= set(trained)
-
-    on_standard_input = Inbox(["-"], io.BytesIO(lines.encode())).items(fields)
-    assert [item.text for item in on_standard_input] == ["Be kind.", "Be honest."]
-    files = [(hostile_vault / name, text) for name, text in trained if "\ufffd" not in name]
-    whole = [(read_text(file, max_bytes=None)[0], text) for file, text in files if file.suffix in (".md", ".txt")]
-    assert len(whole) > 10 and all(clean(content, fields) == text for content, text in whole)
-
-
 def test_languages_of_longer_notes_are_guessed():
-    texts = pd.Series(["The bees were calm today, so I opened the second hive.", "今日は畑でトマトの芽かきをした。"])
-    assert list(guess_languages(texts)) == ["en", "ja"]
+    texts = ["The bees were calm today, so I opened the second hive.", "今日は畑でトマトの芽かきをした。"]
+    assert guess_languages(texts) == ["en", "ja"]
 
 
 def jsonl(tmp_path, counts):
@@ -277,13 +365,13 @@ def jsonl(tmp_path, counts):
 def test_check_kinds_refuses_a_single_kind(tmp_path):
     notes = read_notes(jsonl(tmp_path, {"value": 9}), Fields(KINDS)).notes
     with pytest.raises(UserError, match=r"one kind only \(value\): a classifier needs at least two"):
-        check_kinds(notes)
+        check_kinds(notes["kind"])
 
 
 def test_check_kinds_names_kinds_with_fewer_than_five_notes(tmp_path):
     notes = read_notes(jsonl(tmp_path, {"value": 5, "lesson": 4, "none": 1}), Fields(KINDS)).notes
     with pytest.raises(UserError, match=r"at least 5 notes of every kind, found fewer for: lesson \(4\), none \(1\)"):
-        check_kinds(notes)
+        check_kinds(notes["kind"])
 
 
 @pytest.mark.parametrize(
@@ -291,7 +379,10 @@ def test_check_kinds_names_kinds_with_fewer_than_five_notes(tmp_path):
     [
         (lambda folder: "", "expected a folder or a file, found nothing"),
         (lambda folder: folder / "nowhere", "no such folder or file; set it with -p notes_path=PATH"),
-        (lambda folder: write(folder, "notes.pdf", "x"), "expected a folder or a .jsonl or .csv file, found notes.pdf"),
+        (
+            lambda folder: write(folder, "notes.pdf", "x"),
+            r"expected a folder or a file of rows \(.csv, .*\), found notes.pdf",
+        ),
     ],
 )
 def test_path_without_notes_is_refused_with_advice(tmp_path, make, expected):
@@ -332,11 +423,16 @@ def test_notes_of_a_single_kind_end_the_run_in_one_line(onelap, tmp_path):
 
 
 def test_reader_survives_numbers_that_cannot_be_written_in_decimal(tmp_path):
+    huge = f"0x{'f' * 4500}"
     write(tmp_path, "good.md", "#value Kindness first.")
-    write(tmp_path, "odd.md", f"---\nkind: 0x{'f' * 4500}\ndate: 0x{'f' * 4500}\n---\ntext")
+    write(tmp_path, "odd.md", f"---\ndate: {huge}\ntags: [{huge}]\n---\n#value text")
+    write(tmp_path, "odd.jsonl", f'{{"text": "a row", "id": 1e999, "kind": {"9" * 5000}}}')
     reading = read_notes(tmp_path, Fields(KINDS))
-    assert list(reading.notes["id"]) == ["good.md"]
-    assert reading.skipped["reason"][0].startswith("`kind` is a int: expected the name of a kind")
+    assert list(reading.notes["id"]) == ["good.md", "odd.md"]
+    assert reading.skipped[["where", "reason"]].values.tolist() == [["odd.jsonl line 1", "not JSON"]]
+    write(tmp_path, "odd.md", f"---\nkind: {huge}\n---\ntext")
+    with pytest.raises(UserError, match=r"found a text of 4502 characters in odd.md"):
+        read_notes(tmp_path, Fields(KINDS))
 
 
 def test_row_without_text_takes_no_id_from_the_next(tmp_path):
