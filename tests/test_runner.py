@@ -1,5 +1,6 @@
 """The end of a lap when something goes wrong: tiny notebooks, one for each case, through the real runner."""
 
+import contextlib
 import json
 import os
 import signal
@@ -155,8 +156,11 @@ def test_ctrl_c_ends_the_lap_and_its_kernel(toy_params, tmp_path):
 
 
 def kernels_of(process):
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if any("ipykernel" in word for word in child.cmdline())]
+    kernels = []
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # git, which has just ended
+            kernels += [child] if any("ipykernel" in word for word in child.cmdline()) else []
+    return kernels
 
 
 def test_list_of_runs_distinguishes_killed_from_running(onelap, tmp_path):
