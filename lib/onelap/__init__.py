@@ -1,17 +1,6 @@
 """One Lap: from a folder of private notes to a small local classifier.
 
-A folder is a station of the lap. Each imports only from those below it:
-
-    cli, commands   the `onelap` command
-    daily           the winner at work: sorting, labelling, exporting
-    lap             one pass through the notebooks, and its record
-    qlora           training (notebook 03)
-    arms            the contenders (notebooks 02 and 04)
-    verdict         measurements, comparison and sentences (notebooks 04 and 05)
-    notes           reading and splitting notes (notebook 01)
-    machine         files, memory, cards and network of this computer
-
-`arms`, `verdict` and `notes` know neither each other nor runs.
+A folder is a station of the lap; CONTRIBUTING.md says what is in each, and which imports which.
 """
 
 from contextlib import suppress
@@ -59,9 +48,6 @@ def find_path(name: str | Path) -> Path:
     parameters must mean the same files each time. A path that is still to be made goes where its parent folder exists.
     """
     path = expand_path(name)
-    candidates = [path.absolute(), PROJECT / path]
-    for required in candidates, [candidate.parent for candidate in candidates]:
-        for candidate, existing in zip(candidates, required, strict=True):
-            if existing.exists():
-                return candidate
-    return candidates[0]
+    places = [path.absolute(), PROJECT / path]
+    existing = [place for place in places if place.exists()] or [place for place in places if place.parent.exists()]
+    return (existing or places)[0]
