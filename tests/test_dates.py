@@ -22,6 +22,26 @@ def days(count, last=date(2025, 12, 31), apart=1):
         ({}, "20240211", "2024-02-11"),
         ({}, "202402110930 zettel", "2024-02-11"),
         ({}, "20240211093059", "2024-02-11"),
+        ({"created time": "January 5, 2024 10:22 AM"}, "", "2024-01-05"),
+        ({"Created": "January 5th, 2024"}, "", "2024-01-05"),
+        ({"date": "Fri, 5 Jan 2024 10:22:00 +0100"}, "", "2024-01-05"),
+        ({"date": "2024/1/5"}, "", "2024-01-05"),
+        ({"date": "2024.1.5"}, "", "2024-01-05"),
+        ({"date": "2024年1月5日"}, "", "2024-01-05"),
+        ({"date": "2024年 1月 5日 10:22"}, "", "2024-01-05"),
+        ({"date": "[[2024-01-05|today]]"}, "", "2024-01-05"),
+        ({"date": "soon", "created": "2024-01-05"}, "2020-01-01", "2024-01-05"),
+        ({"date": 20240105, 7: "x"}, "", "2024-01-05"),
+        ({}, "2024年1月5日のメモ", "2024-01-05"),
+        ({}, "January 5, 2024", "2024-01-05"),
+        ({"date": "1/5/2024"}, "", ""),
+        ({"date": "5-1-24"}, "", ""),
+        ({"date": "2024-13-01", "created": "0000-01-01"}, "", ""),
+        ({"date": "Friday 10:22"}, "Sun 2023", ""),
+        ({"date": "12024-01-05"}, "march of the bees", ""),
+        ({"date": 1704449320}, "Maya 2012", ""),
+        ({"date": True, "created": 1.5}, "The 3 body problem 2008", ""),
+        ({"date": f"Jan {'9' * 30} m"}, f"Jan {'9' * 40}h", ""),
         ({"date": "yesterday", "created": None}, "meeting", ""),
         ({"date": "2024-02-30"}, "", ""),
         ({"date": ["2024-02-11"]}, "order 1202402115", ""),
@@ -29,6 +49,11 @@ def days(count, last=date(2025, 12, 31), apart=1):
 )
 def test_date_of_a_note_comes_from_its_fields_then_its_name(values, name, expected):
     assert written_on(values, name) == expected
+
+
+@pytest.mark.filterwarnings("error")
+def test_zone_of_a_time_is_left_aside_without_a_word():
+    assert written_on({"date": "January 5, 2024 11:22 PM EST"}) == "2024-01-05"
 
 
 def test_date_of_a_file_is_that_of_its_last_change(tmp_path):
