@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from onelap import UserError
 from onelap.machine.names import normalize
 
-FIELD_PARAMETERS = (
-    *("kinds", "text_field", "kind_field", "source_field", "style_field", "styles", "template_folders", "encoding"),
-)
 TAG_FIELDS = ("tags", "tag")
 LISTS = {"kinds": 2, "styles": 1, "template_folders": 0}  # and how many names each has at least
 
@@ -32,8 +29,9 @@ class Fields:
 
     @classmethod
     def of(cls, parameters: dict) -> "Fields":
-        """Make them from FIELD_PARAMETERS. Raises UserError for fewer than two kinds, no style, an unknown encoding."""
-        wanted = {name.removesuffix("_field"): parameters[name] for name in FIELD_PARAMETERS}
+        """Make them from parameters. Raises UserError for fewer than two kinds, no style, or an unknown encoding."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        wanted = {name: parameters.get(f"{name}_field", parameters.get(name)) for name in names}
         wanted |= {name: _split_names(name, wanted[name], least) for name, least in LISTS.items()}
         try:
             codecs.lookup(wanted["encoding"] or "utf-8")

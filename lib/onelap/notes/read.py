@@ -146,7 +146,8 @@ def note_of_row(
     place, text = replace(place, row_id=value_of(values, "id")), value_of(values, fields.text)
     if not isinstance(text, str):
         problem = f"is missing, there are {', '.join(fields_of(values)) or 'none'}" if text is None else "is not text"
-        return Skip(place, f"the field `{fields.text}` {problem}", broken=True)
+        # A folder may hold JSON of other programs.
+        return Skip(place, f"the field `{fields.text}` {problem}", broken=not place.path.lower().endswith(".json"))
     return _note(place, text, values, fields, defaults or {}, encoding)
 
 
@@ -193,11 +194,9 @@ def _note(
 
 def _identity(place: Place, raw: str) -> str:
     """A file's name, or a row's own id; a row without one is known by its text, wherever it moves in the file."""
-    name = compose("NFC", place.name)
-    if not place.line:
-        return name
     by_text = "row " + hashlib.sha256(raw.encode(errors="replace")).hexdigest()[:12]
-    return f"{name} {single(place.row_id) or by_text}".strip()
+    of_row = (single(place.row_id) or by_text) if place.line else ""
+    return compose("NFC", f"{place.name} {of_row}".strip())
 
 
 def _kind_of(values: dict, body: Body, default: str, fields: Fields) -> tuple[str, str]:
