@@ -9,6 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -42,8 +43,8 @@ class Parameter:
     def problem_with(self, value: object) -> str | None:
         """Describe in one sentence why `value` is not allowed; None where it is."""
         if type(value) is not self.type:
-            number = _converted(value, float) if self.type is float and isinstance(value, str) else None
-            hint = "" if number is None else f" (YAML reads {value} as text: write {number:.1e})"
+            number = _converted(str(value), self.type)
+            hint = f" (YAML reads {value} as text: write {number:.1e})" if type(number) is float else ""
             return f"{self.name}: expected {self.type.__name__}, found {type(value).__name__} {value!r}{hint}"
         if self.type in (int, float) and not self.low <= value <= self.high:
             return f"{self.name}: expected {self.low:g} to {self.high:g}, found {value!r}"
@@ -93,9 +94,8 @@ def read_parameters(
 ) -> tuple[dict[str, object], list[str]]:
     """Resolve all parameters of a lap: defaults, then a file or an earlier run's values, then `name=value` overrides.
 
-    Returns (values, problems); the caller may report problems of other sorts in the same message. Problems are unknown
-    names (with the nearest parameter), wrong types, values out of range and malformed overrides. Raises UserError for a
-    file that is missing or not a parameter file.
+    Returns (values, problems): unknown names (with the nearest parameter), wrong types, values out of range, malformed
+    overrides. Raises UserError for a file that is missing or not a parameter file.
     """
     schema = read_schema(inspect=inspect)
     stored = {NEW_NAMES.get(name, name): value for name, value in source.items()} if isinstance(source, dict) else {}
@@ -103,8 +103,7 @@ def read_parameters(
     for override in overrides:
         name, separator, text = override.partition("=")
         if separator:
-            value = _converted(text, schema[name].type) if name in schema else None
-            wanted[name] = text if value is None else value
+            wanted[name] = _converted(text, schema[name].type) if name in schema else text
         else:
             problems.append(f"-p {override}: expected name=value")
     values = {name: parameter.default for name, parameter in schema.items()}
@@ -156,11 +155,8 @@ def _read_file(path: Path) -> dict[str, object]:
     return values
 
 
-def _converted(text: str, kind: type) -> object | None:
-    """The text of a command-line override as a value of that type, or None."""
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.lower())
-    try:
-        return kind(text)
-    except ValueError:
-        return None
+def _converted(text: str, kind: type) -> object:
+    """Return the text as a value of that type; where it cannot be one, as it is."""
+    with suppress(KeyError, ValueError):
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    return text

@@ -15,7 +15,7 @@ from onelap.notes.fields import Fields
 from onelap.notes.vault import locate_notes, read_notes
 from onelap.verdict.compare import TUNED
 
-IRRELEVANT_PACKAGES = ("papermill",)  # among the recorded ones: no number depends on them
+IRRELEVANT = {SET_BY_THE_RUNNER, "version of papermill"}  # among the conditions of a run: no number depends on them
 DATASET = ("dataset/*",)
 ADAPTERS = ("adapter/adapter_*", "training/seed_*/adapter/*", "training/probe.json")
 STEPS = {  # the files in the run folder that a notebook has read and written, as glob patterns; `!` takes files out
@@ -57,11 +57,10 @@ def check_unchanged(run: Run, parameters: dict) -> None:
     stored, hashes = run.parameters, run.record.get("hashes", {})
     if stored.keys() != parameters.keys() - {SET_BY_THE_RUNNER}:
         raise UserError(f"{run.path.name} is of an earlier version and cannot be resumed; --force-new starts afresh")
-    changed = [
-        *_differences("", stored, parameters, (SET_BY_THE_RUNNER,)),
-        *_differences("version of ", run.record.get("versions", {}), versions(), IRRELEVANT_PACKAGES),
-        *_differences("", _gpu_names(run.record.get("hardware", {})), _gpu_names(describe()), ()),
-    ]
+    then = _conditions(stored, run.record.get("versions", {}), run.record.get("hardware", {}))
+    now = _conditions(parameters, versions(), describe())
+    names = [name for name in then | now if then.get(name) != now.get(name)]
+    changed = [f"{name} was {then.get(name, 'absent')!r} and is {now.get(name, 'absent')!r}" for name in names]
     notes, fields = locate_notes(stored["notes_path"]), Fields.of(stored)
     if hashes.get("notes", "") not in ("", read_notes(notes, fields).digest):
         changed.append(f"the labelled notes in {notes} are not those that were read")
@@ -75,11 +74,8 @@ def check_unchanged(run: Run, parameters: dict) -> None:
         )
 
 
-def _gpu_names(hardware: dict) -> dict[str, list[str]]:
-    """Return the names of the recorded GPUs, without their memory and drivers."""
-    return {"card": [gpu.partition(",")[0] for gpu in hardware.get("gpus", [])]}
-
-
-def _differences(what: str, then: dict, now: dict, ignored: tuple[str, ...]) -> list[str]:
-    names = [name for name in then | now if name not in ignored and then.get(name) != now.get(name)]
-    return [f"{what}{name} was {then.get(name, 'absent')!r} and is {now.get(name, 'absent')!r}" for name in names]
+def _conditions(parameters: dict, versions: dict, hardware: dict) -> dict[str, object]:
+    """Name what has to stay: parameters, versions of packages, names of GPUs without their memory and drivers."""
+    gpus = [gpu.partition(",")[0] for gpu in hardware.get("gpus", [])]
+    every = parameters | {f"version of {package}": version for package, version in versions.items()} | {"card": gpus}
+    return {name: value for name, value in every.items() if name not in IRRELEVANT}

@@ -32,9 +32,9 @@ from onelap.notes.split import locate_split
 from onelap.notes.vault import are_samples, locate_notes
 from onelap.qlora.recipe import accumulation_steps
 
-LESS_MEMORY = "a smaller micro_batch, score_batch or max_length needs less"
+QUIET_KERNEL = "--IPKernelApp.log_level=CRITICAL"  # it logs while it is stopped
 ADVICE = {  # by a part of the error
-    "OutOfMemory": LESS_MEMORY,
+    "OutOfMemory": "a smaller micro_batch, score_batch or max_length needs less",
     "not finite": "try a lower learning_rate, or precision: fp32",
     "No space left": "free some space or choose another disk with --run DIR",
 }
@@ -56,11 +56,9 @@ class Progress:
     """A line on standard output: notebook, cell, for how long and how far; every second the lap's seconds are kept."""
 
     def __init__(self, run: Run, name: str, cells: int):
-        """`cells` is the number of code cells."""
-        self.run, self.name, self.cell, self.cells = run, name, 0, cells
+        self.run, self.name, self.cell, self.cells = run, name, 0, cells  # code cells: the present one, and all
         self.file = Path(os.environ[PROGRESS_VARIABLE])  # where `ProgressLine` leaves the line of a long cell
-        self.started = time.monotonic()
-        self.terminal = sys.stdout.isatty()
+        self.started, self.terminal = time.monotonic(), sys.stdout.isatty()
         self.finished = threading.Event()
         self.ticker = threading.Thread(target=self._tick, daemon=True)
 
@@ -161,8 +159,7 @@ def resolve_inputs(parameters: dict) -> list[str]:
         problems.append(f"report_to: {reporter} is not installed; `pip install {reporter}` does that")
     parameters["notes_path"] = str(attempt(require_utf8, attempt(locate_notes, parameters["notes_path"])))
     parameters["split_dir"] = str(attempt(locate_split, parameters["split_dir"]))
-    fields = attempt(Fields.of, parameters)
-    if fields:
+    if fields := attempt(Fields.of, parameters):
         attempt(parse_definitions, parameters["definitions"], fields.kinds)
     base = attempt(require_utf8, attempt(locate_base, parameters["base_model"]))
     attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
@@ -213,21 +210,14 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
     cells = [cell for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
     progress = Progress(run, name, len(cells) + 1)  # papermill adds a cell with the values
     interrupt = Interrupt()
+    hooks = {"on_cell_start": interrupt.check, "on_cell_execute": progress.count_cell}
+    kernel = {"kernel_manager_class": PrivateKernelManager, "extra_arguments": [QUIET_KERNEL], "cwd": str(run.path)}
     entry["status"] = "failed"
     show_text = parameters.get("show_text", True) or are_samples(parameters["notes_path"])
     try:
         with progress, interrupt:
-            notebook = papermill.execute_notebook(
-                unformatted(source),
-                unformatted(working),
-                values,
-                progress_bar=False,
-                cwd=str(run.path),
-                on_cell_start=interrupt.check,
-                on_cell_execute=progress.count_cell,
-                kernel_manager_class=PrivateKernelManager,
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what a kernel logs while it is stopped
-            )
+            paths = unformatted(source), unformatted(working)
+            notebook = papermill.execute_notebook(*paths, values, progress_bar=False, **hooks, **kernel)
             _refuse_early_exit(notebook)
         entry |= {"status": "done", "written": digest_files(run, name, "written")}
         interrupt.check()
@@ -246,25 +236,22 @@ def _run_notebook(run: Run, source: Path, parameters: dict) -> None:
 
 def _failure(error: Exception, progress: Progress, final: Path, show_text: bool) -> Exception:
     """Return the exception to raise for papermill's: an error of the user, of the machine or of our code."""
-    if isinstance(error, PapermillExecutionError):
-        if error.ename == "UserError":
+    match error:
+        case PapermillExecutionError(ename="UserError"):
             return UserError(f"{progress.name}: {error.evalue}")
-        line = (error.evalue.splitlines() or [""])[0]
-        message = line if show_text else redact_message(error.ename, line)
-        advice = _advice(f"{error.ename}: {line}")
-        text = f"{error.ename}: {message}{advice}; the notebook with its traceback is {final}"
-    elif isinstance(error, DeadKernelError):
-        text = f"the kernel was killed, most often because memory ran out; {LESS_MEMORY}; {final} shows how far it came"
-    elif isinstance(error, OSError):
-        text = f"{error}{_advice(str(error))}"
-    else:
-        return error
-    return NotebookFailed(f"{progress.place}: {text}")
-
-
-def _advice(error: str) -> str:
-    """Return the advice for a failure that is not a bug, to be put after its message."""
-    return next((f"; {advice}" for part, advice in ADVICE.items() if part in error), "")
+        case PapermillExecutionError(ename=name, evalue=value):
+            line = (value.splitlines() or [""])[0]
+            cause, message = f"{name}: {line}", f"{name}: {line if show_text else redact_message(name, line)}"
+            place = f"; the notebook with its traceback is {final}"
+        case DeadKernelError():
+            cause, message = "OutOfMemory", "the kernel was killed, most often because memory ran out"
+            place = f"; {final} shows how far it came"
+        case OSError():
+            cause, message, place = str(error), str(error), ""
+        case _:
+            return error
+    advice = next((f"; {advice}" for part, advice in ADVICE.items() if part in cause), "")
+    return NotebookFailed(f"{progress.place}: {message}{advice}{place}")
 
 
 def _keep(working: Path, final: Path, show_text: bool) -> None:
