@@ -165,9 +165,9 @@ def test_overrides_win_and_take_the_type_of_the_parameter(tmp_path):
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (b"- a\n- b\n", "expected lines `name: value`, found a list"),
-        (b"a: [1\n", "not valid YAML"),
-        (b"\xff\xfe\x00", "expected a YAML file in UTF-8"),
+        (b"- a\n- b\n", "expected YAML lines `name: value` in UTF-8, found a list"),
+        (b"a: [1\n", "but reading failed: while parsing a flow sequence"),
+        (b"\xff\xfe\x00", "but reading failed: 'utf-8' codec can't decode byte 0xff"),
     ],
     ids=["list", "broken", "binary"],
 )

@@ -216,7 +216,7 @@ def test_micro_batch_that_does_not_divide_the_batch_is_refused():
 def test_damaged_json_lines_are_one_clear_error(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text('{"id": "a"}\n{"id": ', encoding="utf-8")
-    with pytest.raises(UserError, match="expected JSON lines, could not read them"):
+    with pytest.raises(UserError, match="expected JSON lines, but reading failed"):
         read_lines(path)
 
 

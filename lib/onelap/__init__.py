@@ -6,15 +6,11 @@ A folder is a station of the lap; CONTRIBUTING.md says what is in each, and whic
 from contextlib import suppress
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
-"""The folder that holds notebooks/, params/, data/ and outputs/."""
+PROJECT = Path(__file__).resolve().parents[2]  # the folder that holds notebooks/, params/, data/ and outputs/
 
 
 class UserError(Exception):
-    """Something that the user must change; the message says what was expected, what was found, and the fix.
-
-    The command line prints the message as one line and exits with status 2, also when a notebook raised it.
-    """
+    """Something that the user must change; the message says what was expected, what was found, and the fix."""
 
 
 class NotebookFailed(Exception):

@@ -183,10 +183,7 @@ class Run:
     def write_split(
         self, split: pd.DataFrame, frozen: FrozenSplit, reading: "Reading", copies: pd.DataFrame, alike: pd.DataFrame
     ) -> None:
-        """Write the parts of the dataset, and what the split decided to the manifest.
-
-        `split` is made by `split_notes`, `copies` by `drop_duplicates`, `alike` by `near_duplicates`.
-        """
+        """Write parts and manifest of what `split_notes`, `drop_duplicates` and `near_duplicates` (alike) returned."""
         counts = split.groupby(["part", "kind"]).size().unstack(fill_value=0).reindex(PARTS, fill_value=0)
         manifest = store.read_json(self.manifest_path) | {
             "kinds": list(counts.columns),
@@ -206,7 +203,7 @@ class Run:
         columns = ["id", "text", "kind", "source", *(["style"] if notes["style"].any() else [])]
         files = {part: self.dataset_path / f"{part}.jsonl" for part in PARTS}
         for part, file in files.items():
-            store.write_lines(file, notes.loc[notes["part"] == part, columns])
+            store.write_lines(file, notes.loc[notes["part"] == part, columns].to_dict("records"))
         store.write_json(self.manifest_path, manifest)
         digest = store.hash_files(*files.values())
         if self.record.get("hashes", {}).get("data") not in (None, digest):
@@ -220,7 +217,7 @@ class Run:
 
         Notes of one `cluster` are not independent: those of one source, unless the split went by note.
         """
-        notes = store.read_lines(self.require(self.dataset_path / f"{part}.jsonl", "01_data_prep"))
+        notes = pd.DataFrame(store.read_lines(self.require(self.dataset_path / f"{part}.jsonl", "01_data_prep")))
         known = (notes["source"] != "") & self.read_manifest()["split_by_source"]
         return notes.assign(cluster=("source " + notes["source"].map(normalize)).where(known, "note " + notes["id"]))
 
@@ -249,16 +246,15 @@ class Run:
             arm: hashlib.sha256(prompt.encode()).hexdigest() if isinstance(prompt, str) else prompt.digest
             for arm, prompt in prompts.items()
         }
-        hashes = {"base": store.hash_files(base), "prompts": digests}
-        if embedding_model:
-            hashes["embeddings"] = store.hash_files(embedding_model)
+        embeddings = {"embeddings": store.hash_files(embedding_model)} if embedding_model else {}
+        hashes = {"base": store.hash_files(base), "prompts": digests} | embeddings
         self.update(base_stamp=store.stamp_files(base), hashes=hashes)
 
     def write_arm(self, arm: str, predictions: pd.DataFrame, metrics: dict, validation: pd.DataFrame) -> None:
         """Write `predictions.jsonl`, `metrics.json` and `validation.jsonl` (what choices rest on) of an arm."""
         folder = self.arms_path / arm
-        store.write_lines(folder / "predictions.jsonl", predictions)
-        store.write_lines(folder / "validation.jsonl", validation)
+        store.write_lines(folder / "predictions.jsonl", predictions.to_dict("records"))
+        store.write_lines(folder / "validation.jsonl", validation.to_dict("records"))
         store.write_json(folder / "metrics.json", metrics)
 
     def read_arms(self) -> dict[str, tuple[pd.DataFrame, dict]]:
@@ -271,10 +267,10 @@ class Run:
     def read_arm(self, arm: str) -> tuple[pd.DataFrame, dict]:
         """Read predictions and metrics of an arm."""
         folder = self.arms_path / arm
-        predictions, metrics = store.read_lines(folder / "predictions.jsonl"), store.read_json(folder / "metrics.json")
+        predictions = pd.DataFrame(store.read_lines(folder / "predictions.jsonl"))
         if list(predictions["id"]) != list(self.read_part("test")["id"]):
             raise UserError(f"{folder} was measured on other test notes: run 02_baseline and 04_evaluate again")
-        return predictions, metrics
+        return predictions, store.read_json(folder / "metrics.json")
 
     def write_comparison(self, metrics: dict, pairs: list[dict], by_kind: dict, by_style: dict, sentence: str) -> None:
         """Write `comparison.json`; the first two pairs are with the best untuned and with the best cheap arm."""
@@ -333,8 +329,7 @@ def _git_state() -> dict:
     """The commit of this code, and whether it is changed; both None where git cannot tell."""
     command = ["git", "-C", str(PROJECT), "status", "--porcelain=2", "--branch"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
-        lines = done.stdout.splitlines()
+        lines = subprocess.check_output(command, stderr=subprocess.DEVNULL, encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
     return {"commit": lines[0].removeprefix("# branch.oid "), "dirty": any(line[0] != "#" for line in lines)}

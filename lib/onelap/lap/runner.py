@@ -110,8 +110,7 @@ class Progress:
 class Interrupt:
     """Ctrl-C while a notebook runs: kills the kernel, so that papermill comes to its own end.
 
-    A KeyboardInterrupt could break off papermill's event loop anywhere. It would leave the kernel behind, with the
-    memory that it holds, and tasks that complain when they are collected.
+    A KeyboardInterrupt could break off papermill's event loop anywhere, and leave the kernel with its memory behind.
     """
 
     def __init__(self):

@@ -3,15 +3,15 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import UnionType
 
 import yaml
 
 from onelap import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,53 +32,40 @@ def write_json(path: Path, content: object) -> None:
 
 def read_json(path: Path) -> dict:
     """Read a JSON object. Raises UserError where the file does not hold a whole one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a JSON file, could not read it: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(content).__name__}")
-    return content
+    return _read(path, json.loads, "a JSON object", dict)
 
 
 def read_yaml(path: Path) -> dict:
     """Read lines `name: value`; an empty file gives an empty dictionary. Raises UserError for anything else."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a YAML file in UTF-8, could not read it: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict | None):
-        raise UserError(f"{path}: expected lines `name: value`, found a {type(content).__name__}")
-    return content or {}
+    return _read(path, yaml.safe_load, "YAML lines `name: value` in UTF-8", dict | None) or {}
 
 
-def write_lines(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table as JSON lines, one row a line."""
-    rows = table.to_dict(orient="records")
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    """Write rows as JSON lines."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_lines(path: Path) -> "pd.DataFrame":
-    """Read the table that `write_lines` wrote. Raises UserError for a damaged file."""
-    import pandas as pd  # here: what reads no table starts in half the time
+def read_lines(path: Path) -> list[dict]:
+    """Read the rows that `write_lines` wrote. Raises UserError for a damaged file."""
+    return _read(path, lambda text: [json.loads(line) for line in StringIO(text)], "JSON lines", list)
 
+
+def _read(path: Path, parse: Callable[[str], object], expected: str, kind: type | UnionType):
     try:
-        with path.open(encoding="utf-8") as file:
-            return pd.DataFrame([json.loads(line) for line in file])
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected JSON lines, could not read them: {error}") from None
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: expected {expected}, but reading failed: {' '.join(str(error).split())}") from None
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: expected {expected}, found a {type(content).__name__}")
+    return content
 
 
 def read_whole_lines(path: Path) -> list[dict]:
     """Read JSON lines up to one that was cut off, as while they are written; none where there is no file."""
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
+    with suppress(FileNotFoundError, ValueError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             rows.append(json.loads(line))
-        except ValueError:
-            break
     return rows
 
 
