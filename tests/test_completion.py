@@ -10,7 +10,7 @@ import pytest
 
 from onelap.lap.parameters import SET_BY_THE_RUNNER, read_schema
 
-COMMANDS = ["run", "plan", "doctor", "fetch", "runs", "report", "label", "sort", "export"]
+COMMANDS = ["run", "plan", "doctor", "fetch", "runs", "report", "notes", "label", "sort", "export"]
 HEAVY = {"torch", "transformers", "pandas", "sklearn", "papermill"}
 BIN = Path(sys.executable).parent
 BASH = """

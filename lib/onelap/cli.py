@@ -27,10 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
             signal.signal(getattr(signal, name), lambda *_: signal.raise_signal(signal.SIGINT))
     logging.getLogger().addHandler(logging.NullHandler())  # the user gets one line, from below
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers cards as nvidia-smi does; kernels inherit it
-    traceback = False
+    options = None
     try:
         options = parse(arguments)
-        traceback = options.traceback
         os.umask(0o077)  # only their owner can read files that are made from private notes
         online = options.command is commands.fetch
         process.prepare(online)
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _complain(f"interrupted{interrupt}", 1)
     except Exception as error:
-        if traceback:
+        if options and options.traceback:
             raise
         name = "" if isinstance(error, NotebookFailed) else f"{type(error).__name__}: "
         return _complain(f"{name}{error} (--traceback shows where)", 1)
@@ -73,29 +72,33 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     file, folder = {"type": expand_path, "metavar": "FILE"}, {"type": expand_path, "metavar": "DIR"}
 
-    def add(function, example: str) -> argparse.ArgumentParser:
+    overrides = _Parser(add_help=False)
+    repeated = {"dest": "parameter", "action": "append", "default": [], "metavar": "name=value"}
+    overrides.add_argument("-p", **repeated, help="set one parameter; may be repeated").completer = _parameter_names
+
+    def add(function, example: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         summary = (function.__doc__ or "").partition("\n")[0]  # `python -OO` has none
         help_line = summary[:1].lower() + summary[1:].removesuffix(".")
         texts = {"help": help_line, "description": summary, "epilog": f"example: {example}"}
-        command = subparsers.add_parser(function.__name__, **texts)
+        command = subparsers.add_parser(function.__name__, parents=parents, **texts)
         command.set_defaults(command=function)
         return command
 
-    command = add(commands.run, "onelap run params/one_lap.yaml -p notes_path=~/vault")
+    command = add(commands.run, "onelap run params/one_lap.yaml -p notes_path=~/vault", overrides)
     _add_parameters(command, nargs="?")
     _add_run(command, "--resume", "continue this run, given by its folder or name, where it stopped")
     restarted = "with --resume: start a new run with the parameters of the old one, which stays as it is"
     command.add_argument("--force-new", action="store_true", help=restarted)
     command.add_argument("--run", **folder, help="folder of the new run (default: one in outputs/)")
 
-    command = add(commands.plan, "onelap plan params/full.yaml")
+    command = add(commands.plan, "onelap plan params/full.yaml", overrides)
     _add_parameters(command)
     command.add_argument("--all", action="store_true", help="only print each parameter with meaning, value and origin")
 
     command = add(commands.doctor, "onelap doctor")
     command.add_argument("--json", action="store_true", help="print the checks as JSON")
 
-    _add_parameters(add(commands.fetch, "onelap fetch params/one_lap.yaml"))
+    _add_parameters(add(commands.fetch, "onelap fetch params/one_lap.yaml", overrides))
 
     command = add(commands.runs, "onelap runs RUN_A RUN_B")
     _add_run(command, "run", "two runs to compare, by their folders or names (default: list all runs)", nargs="*")
@@ -105,16 +108,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     _add_run(command, "run")
     command.add_argument("--out", **file, help="HTML file (default: report.html in the run folder)")
 
-    command = add(commands.notes, "onelap notes ~/vault -p kinds='idea, task, none'")
+    command = add(commands.notes, "onelap notes ~/vault -p kinds='idea, task, none'", overrides)
     command.add_argument("notes", metavar="PATH", help="folder, or file of rows (.jsonl, .csv, …)")
     command.add_argument("--format", choices=["table", "jsonl"], default="table", help="format (default: table)")
-    _add_overrides(command)
 
-    command = add(commands.label, "onelap label ~/vault")
+    command = add(commands.label, "onelap label ~/vault", overrides)
     notes = "folder, or file of rows, of notes; the labels are stored beside it, never in it"
     command.add_argument("notes", metavar="PATH", help=notes)
     command.add_argument("--review", action="store_true", help="show notes whose kind looks wrong, the worst first")
-    _add_overrides(command)
 
     command = add(commands.sort, "onelap sort inbox/ --format table")
     paths = "file or folder of notes; - reads one JSON object a line from standard input and answers each at once"
@@ -135,12 +136,6 @@ def _add_parameters(command: argparse.ArgumentParser, **options) -> None:
     meaning = "parameter file, such as params/one_lap.yaml"
     argument = command.add_argument("params", type=expand_path, metavar="PARAMS.yaml", help=meaning, **options)
     argument.completer = FilesCompleter(["yaml"])
-    _add_overrides(command)
-
-
-def _add_overrides(command: argparse.ArgumentParser) -> None:
-    repeated = {"dest": "parameter", "action": "append", "default": [], "metavar": "name=value"}
-    command.add_argument("-p", **repeated, help="set one parameter; may be repeated").completer = _parameter_names
 
 
 def _parameter_names(**_) -> list[str]:
@@ -148,8 +143,7 @@ def _parameter_names(**_) -> list[str]:
     return [f"{name}=" for name in yaml.safe_load((PROJECT / "params/embedded.yaml").read_text(encoding="utf-8"))]
 
 
-def _add_run(command: argparse.ArgumentParser, name: str, meaning: str = "", **options) -> None:
-    meaning = meaning or "the run, by its folder or its name in outputs/"
+def _add_run(command, name: str, meaning="the run, by its folder or its name in outputs/", **options) -> None:
     argument = command.add_argument(name, metavar="RUN", help=meaning, **options)
     argument.completer = lambda **_: [path.parent.name for path in (PROJECT / "outputs").glob("*/run.json")]
 

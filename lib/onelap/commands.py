@@ -152,9 +152,9 @@ def label(options: argparse.Namespace) -> None:
 
 def notes(options: argparse.Namespace) -> None:
     """Show what a lap would read of a folder or file of notes."""
+    from onelap.daily.overview import Overview, as_json
     from onelap.lap.parameters import inspect_quickly
     from onelap.notes.fields import Fields
-    from onelap.daily.overview import Overview, as_json
     from onelap.notes.read import Skip, read_each
     from onelap.notes.vault import locate_notes
 
@@ -229,9 +229,7 @@ def export(options: argparse.Namespace) -> None:
     print(f"{answers} differ from the adapter's ({points}); the verdict is the same")
 
 
-def _parameters(
-    options: argparse.Namespace, source: Path | dict | None, check=lambda parameters: [], **inspect
-) -> dict:
+def _parameters(options, source: Path | dict | None, check=lambda parameters: [], **inspect) -> dict:
     """Resolve parameters. Raises a UserError of all problems, those of `check` too; it names the fetch command."""
     from onelap.lap.parameters import read_parameters
 

@@ -1,6 +1,7 @@
 """Labelling notes in the terminal, one key a note; labels are stored in a file beside the notes, never in them."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,9 @@ REVIEW_FOLDS = 20  # more folds find more wrong kinds: each note's model is trai
 def most_useful_first(unlabelled: pd.DataFrame, labelled: pd.DataFrame) -> pd.DataFrame:
     """Order the unlabelled notes, the most useful to label first, with the columns `suggestion` and `confidence`.
 
-    Useful are notes that are unlike every labelled note (which is how the first examples of `none` are found) and
-    notes of whose kind a TF-IDF model is unsure; the mean of both ranks decides. Unlike: one minus the cosine
-    similarity to the nearest labelled note. Unsure: the margin between the two likeliest kinds (Settles 2009, Active
-    Learning Literature Survey, section 3.1).
+    Useful are notes unlike the nearest labelled note, by cosine similarity (which finds the first examples of `none`),
+    and notes of whose kind a TF-IDF model is unsure, by the margin between the two likeliest kinds (Settles 2009,
+    Active Learning Literature Survey, section 3.1); the mean of both ranks decides.
     """
     if labelled["kind"].nunique() < 2 or unlabelled.empty or not labelled["text"].str.contains(WORD).any():
         return unlabelled.assign(suggestion="", confidence=np.nan)
@@ -52,8 +52,7 @@ def most_suspicious_first(notes: pd.DataFrame) -> pd.DataFrame:
     is ridge regression, which a few wrong kinds bend less than logistic regression (docs/LOG.md). Raises UserError
     for fewer than two kinds with two notes each.
     """
-    counts = notes["kind"].value_counts()
-    notes = notes[notes["kind"].map(counts) > 1]  # a kind of one note cannot be predicted from other notes
+    notes = notes[notes["kind"].duplicated(keep=False)]  # a kind of one note cannot be predicted from other notes
     if notes["kind"].nunique() < 2 or not notes["text"].str.contains(WORD).any():
         raise UserError("to review kinds, expected two kinds or more with two notes of each; label more notes first")
     model = RidgeClassifier(alpha=1.0, class_weight="balanced", fit_intercept=False)
@@ -111,44 +110,34 @@ class Labelling:
 def walk(labelling: Labelling, kinds: list[str]) -> None:
     """Show the notes on the terminal's full screen and act on one key a note, until `q` or the last note."""
     keys = KeyBindings()
-    text = TextArea(read_only=True, scrollbar=True, wrap_lines=True)
     kind_of_key = dict(zip(KIND_KEYS, kinds, strict=False))
     choices = "  ".join(f"{key} {kind}" for key, kind in kind_of_key.items())
     footer = f" {choices}   Enter as suggested   s skip   u undo   q quit   ↑ ↓ PgUp PgDn scroll"
-
-    def header() -> str:
-        note = labelling.note
-        if note is None:
-            return ""
-        present = f"now {note['kind']}, " if note.get("kind") else ""
-        confidence = "" if np.isnan(note["confidence"]) else f" ({note['confidence']:.0%})"
-        suggestion = f"{note['suggestion']}?{confidence}" if note["suggestion"] else ""
-        return f" {len(labelling.steps) + 1} of {len(labelling.queue)}   {note['id']}   {present}{suggestion}"
-
-    def bar(content, height: int) -> Window:
-        return Window(FormattedTextControl(content), height=height, style="reverse", wrap_lines=True)
-
-    layout = Layout(HSplit([bar(header, 1), text, bar(footer, 2)]), focused_element=text)
+    head, text = FormattedTextControl(), TextArea(read_only=True, scrollbar=True, wrap_lines=True)
+    above = Window(head, height=1, style="reverse", wrap_lines=True)
+    below = Window(FormattedTextControl(footer), height=2, style="reverse", wrap_lines=True)
+    layout = Layout(HSplit([above, text, below]), focused_element=text)
     application = Application(layout=layout, key_bindings=keys, full_screen=True)
 
     def show() -> None:
-        if labelling.note is None:
-            application.exit()
-        else:
-            text.text = labelling.note["text"]
+        note = labelling.note
+        if note is None:
+            return application.exit()
+        present = f"now {note['kind']}, " if note.get("kind") else ""
+        confidence = "" if np.isnan(note["confidence"]) else f" ({note['confidence']:.0%})"
+        suggestion = f"{note['suggestion']}?{confidence}" if note["suggestion"] else ""
+        head.text = f" {len(labelling.steps) + 1} of {len(labelling.queue)}   {note['id']}   {present}{suggestion}"
+        text.text = note["text"]
 
-    def bind(key: str, action) -> None:
+    actions = {key: partial(labelling.label, kind) for key, kind in kind_of_key.items()}
+    actions |= {"s": labelling.skip, "u": labelling.undo, "q": application.exit, "c-c": application.exit}
+    actions["enter"] = lambda: labelling.note["suggestion"] and labelling.label(labelling.note["suggestion"])
+    for key, action in actions.items():
+
         @keys.add(key, eager=True)
-        def _(event):
+        def _(event, action=action):
             if labelling.note is not None:
                 action()
                 show()
 
-    for key, kind in kind_of_key.items():
-        bind(key, lambda kind=kind: labelling.label(kind))
-    bind("s", labelling.skip)
-    bind("u", labelling.undo)
-    bind("enter", lambda: labelling.note["suggestion"] and labelling.label(labelling.note["suggestion"]))
-    for key in ("q", "c-c"):
-        keys.add(key, eager=True)(lambda event: event.app.exit())
     application.run(pre_run=show)

@@ -43,7 +43,7 @@ class Parameter:
     def problem_with(self, value: object) -> str | None:
         """Describe in one sentence why `value` is not allowed; None where it is."""
         if type(value) is not self.type:
-            number = _converted(str(value), self.type)
+            number = _converted(value, self.type) if isinstance(value, str) else None
             hint = f" (YAML reads {value} as text: write {number:.1e})" if type(number) is float else ""
             return f"{self.name}: expected {self.type.__name__}, found {type(value).__name__} {value!r}{hint}"
         if self.type in (int, float) and not self.low <= value <= self.high:
