@@ -76,9 +76,8 @@ class Labelling:
         self.queue = queue.to_dict(orient="records")
         self.file = labels_path(notes_path)
         try:
-            with self.file.open("a"):
-                empty = self.file.stat().st_size == 0
-            if empty:
+            self.file.open("a").close()
+            if self.file.stat().st_size == 0:
                 self.file.unlink()
         except OSError as error:
             raise UserError(f"{self.file}: the labels cannot be written: {error.strerror}; move the notes") from None

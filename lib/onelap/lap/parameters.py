@@ -89,9 +89,7 @@ def unformatted(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def read_parameters(
-    source: Path | dict | None, overrides: list[str] = (), inspect: Callable[[Path], dict] = inspect
-) -> tuple[dict[str, object], list[str]]:
+def read_parameters(source: Path | dict | None, overrides: list[str] = (), inspect=inspect) -> tuple[dict, list[str]]:
     """Resolve all parameters of a lap: defaults, then a file or an earlier run's values, then `name=value` overrides.
 
     Returns (values, problems): unknown names (with the nearest parameter), wrong types, values out of range, malformed

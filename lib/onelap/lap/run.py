@@ -69,9 +69,7 @@ class Run:
             path = path.with_name(path.name + "_")
         run = cls(path)
         if run.record_path.exists():
-            raise UserError(
-                f"{path}: already holds a run; continue it with `onelap run --resume {path}`, or name another folder"
-            )
+            raise UserError(f"{path} holds a run: continue it with `onelap run --resume {path}`, or name a new folder")
         try:
             _make_private(run.path)
             store.write_text(run.params_path, yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False))
@@ -150,9 +148,8 @@ class Run:
     def require(self, path: Path, notebook: str) -> Path:
         """Return the path. Raises UserError, naming the notebook that makes it, where it is missing."""
         if not path.exists():
-            raise UserError(
-                f"{path.relative_to(self.path)} is missing in {self.path}: run {notebook} with this run_dir first"
-            )
+            missing = path.relative_to(self.path)
+            raise UserError(f"{missing} is missing in {self.path}: run {notebook} with this run_dir first")
         return path
 
     def clear(self, *paths: Path) -> None:

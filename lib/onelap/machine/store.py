@@ -72,11 +72,10 @@ def read_whole_lines(path: Path) -> list[dict]:
 def hash_files(*paths: Path) -> str:
     """SHA-256 over the contents of the files, and of all files in the folders, in the given order."""
     digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    files = (file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path]))
+    for file in filter(Path.is_file, files):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
