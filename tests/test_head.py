@@ -155,7 +155,7 @@ def test_single_returns_the_one_value_of_a_property(value, expected):
 
 
 def test_texts_of_a_value_are_those_of_its_lists():
-    assert texts_of(["a", [None, "b ", ["", 7]], {"c": "d"}, math.nan]) == ["a", "b", "7"]
+    assert texts_of(["a", ["b "], {"c": "d"}, math.nan, [[7]], ["x", "y"]]) == ["a", "b", "7"]
 
 
 @pytest.mark.parametrize(

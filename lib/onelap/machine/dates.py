@@ -13,7 +13,6 @@ _YEAR_FIRST = re.compile(  # 2024-01-05, 2024/1/5, 2024年1月5日, 20240105, 20
     r"(?<!\d)((?:19|20)\d\d)(?:[-/._年]\s?(\d\d?)[-/._月]\s?(\d\d?)(?!\d)|(\d\d)(\d\d)(?:\d{4}(?:\d\d)?)?(?!\d))"
 )
 YEAR = 365
-FIRST_YEAR = 1900  # of notes; an earlier one is a part that the text does not have
 MIN_SPAN = 30  # days; dates closer together were set by a copy or a sync, or say little of a year
 
 
@@ -21,7 +20,7 @@ def written_on(values: dict, name: str = "") -> str:
     """Find the ISO date in a field of `DATE_FIELDS`, else in the file's name; empty where there is none."""
     dates = [value for field, value in values.items() if str(field).lower() in DATE_FIELDS]
     for text in [*dates, name]:
-        with contextlib.suppress(ValueError, OverflowError):  # 30 February, or a number of thousands of digits
+        with contextlib.suppress(ValueError, ArithmeticError):  # 30 February, or a number of thousands of digits
             if isinstance(text, str | int | date) and (day := _day_of(str(text)[:100])):
                 return day.isoformat()
     return ""
@@ -31,8 +30,8 @@ def _day_of(text: str) -> date | None:
     if match := _YEAR_FIRST.search(text):
         return date(*(int(part) for part in match.groups() if part))
     if re.search(r"[^\W\d]{3}", text):  # `January 5, 2024 10:22 AM`; of 1/5/2024 nobody knows which is the month
-        day = parser.parse(text, default=datetime(1, 1, 1)).date()
-        return day if day.year >= FIRST_YEAR else None
+        days = {parser.parse(text, default=datetime(year, year, year), ignoretz=True).date() for year in (1, 2)}
+        return days.pop() if len(days) == 1 else None  # two, where the text lacks a part
     return None
 
 

@@ -18,7 +18,7 @@ def files_below(folder: Path, templates: Collection[str]) -> Iterator[tuple[Path
     Links to folders are followed once. Hidden folders, those of attachments and programs, and those with a name among
     `templates` (numbers and signs around it do not count) are counted, not opened.
     """
-    root = folder.resolve()
+    root, templates = folder.resolve(), {_letters(name) for name in templates}
     waiting, visited = [folder], {root}
     while waiting:
         current = waiting.pop()
@@ -49,14 +49,17 @@ def _why_skipped(path: Path, templates: Collection[str]) -> str:
     if path.name.startswith("."):
         return "hidden"
     if path.is_dir():
-        name = normalize(path.name)
-        words = regex.sub(r"[^\p{L}\p{M}]", "", name)
+        name, words = normalize(path.name), _letters(path.name)
         if name in PROGRAMS or (path / "pyvenv.cfg").exists():
             return "files of a program"
         return "attachments" if words in ATTACHMENTS else "templates" if words in templates else ""
     if not path.exists():
         return "link to nothing"
     return "" if path.is_file() else "not a regular file"
+
+
+def _letters(name: str) -> str:
+    return regex.sub(r"[^\p{L}\p{M}]", "", normalize(name))
 
 
 def printable(name: object) -> str:

@@ -111,11 +111,11 @@ def _likeliest(lines: list[bytes]) -> list[list[str]]:
 def _score(text: str, names: list[str], confidence: dict[str, float]) -> tuple[float, bool, list[str]]:
     """Correct chardet's confidence by habits of writing: (score, whether it looks Western European, family)."""
     family, likely = _FAMILIES[names[0]], max(confidence.get(name, 0) for name in names)
-    likely *= {"cp932": 4, "cp1255": 1.3, "cp949": 0.6}.get(names[0], 1)  # by trial: docs/LOG.md
+    likely *= {"cp932": 4, "cp1255": 1.3, "cp949": 0.6}.get(names[0], 1)  # by trial, like 1.3 below: docs/LOG.md
     beyond, kana = (len(re.findall(characters, text)) for characters in (r"[^\x00-\x7f]", "[ぁ-ヺー]"))
     odd = len(re.findall(_ODD, text)) if likely else 0
     likely *= max(0, 1 - odd / beyond) ** 2
     if names[0] in ("cp932", "euc_jis_2004"):
         return likely + (kana / beyond) ** 2, False, family
-    western = names[0] == "cp1252" and odd + len(re.findall(_NOT_WESTERN, text)) <= 0.1 * beyond  # but a foreign name
+    western = names[0] == "cp1252" and odd + len(re.findall(_NOT_WESTERN, text)) <= 0.1 * beyond  # a name may differ
     return (1.3 if western else 1) * likely * (1 - kana / beyond) ** 2, western, family

@@ -61,9 +61,11 @@ def _sound_blocks(head: str) -> dict:
 
 
 def texts_of(value: object) -> list[str]:
-    """List the texts of a property's value: none for a blank, and those of a list in a list, too."""
-    if isinstance(value, list):
-        return [text for member in value for text in texts_of(member)]
+    """List the texts of a property's value: none for a blank, one for a list of lists of one."""
+    value = _member(value)
+    if isinstance(value, list):  # a list of several in it is not looked into: aliases may make it endless
+        members = map(_member, value)
+        return [text for member in members if not isinstance(member, list) for text in texts_of(member)]
     if not isinstance(value, str | int | float | date) or (isinstance(value, float) and math.isnan(value)):
         return []
     try:
@@ -71,6 +73,12 @@ def texts_of(value: object) -> list[str]:
     except ValueError:  # a number of thousands of digits
         return []
     return [] if text.strip() in _NULL else [" ".join(text.split())]
+
+
+def _member(value: object) -> object:
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value
 
 
 def single(value: object) -> str:

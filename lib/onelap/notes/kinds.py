@@ -8,6 +8,7 @@ exact name goes before such a one, and this before a plural.
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
+from urllib.parse import unquote
 
 import regex
 
@@ -15,7 +16,7 @@ from onelap.machine.names import HIDDEN_CHARACTERS, normalize
 
 EMOJI = r"\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}\u200d\u20e3\ufe0e\ufe0f"  # and their parts
 _MARKS = rf"{EMOJI}\p{{So}}\p{{Sk}}\s" r"\[\](){}<>【】「」『』■●◆▼*_~=\"'“”‘’`.。:：!！?？,、;·•|–—-"
-_AROUND = regex.compile(rf"^(?:[#{_MARKS}]|\d+(?:\.\d+)*[\s.)_–-]+)+|\s[0-9a-f]{{32}}$|[{_MARKS}]+$")
+_AROUND = regex.compile(rf"^(?:[#{_MARKS}]|\d\u20e3|\d+(?:\.\d+)*[\s.)_–-]+)+|(?:[{_MARKS}]|\s#+|\s[0-9a-f]{{32}})+$")
 _UNSEEN = regex.compile(rf"[{HIDDEN_CHARACTERS}\ufe0e\ufe0f]")
 _LINK = re.compile(r"#?\[\[([^\[\]|#]*)(?:#[^\[\]|]*)?(?:\|([^\[\]]*))?\]\]|\[([^\[\]]*)\]\(<?([^()]*?)>?\)")
 
@@ -45,8 +46,8 @@ def words_of(value: str) -> list[str]:
     """Return the words of a value: a link's page or target, and last the words that are shown."""
     if not (link := _LINK.fullmatch(value.strip())):
         return [value]
-    page, alias, text, target = link.groups()
-    return [words for words in (page, alias, (target or "").removesuffix(".md"), text) if words] or [value]
+    page, alias, text, target = (unquote(part or "") for part in link.groups())
+    return [words for words in (page.rstrip("\\"), alias, target.removesuffix(".md"), text) if words] or [value]
 
 
 @cache

@@ -37,9 +37,9 @@ _PROGRAMS = {
     "drawing": r"^(?:%%[ \t]*\n)?#+ Drawing[ \t]*\n+```(?:compressed-)?json\n.*?^```[ \t]*(?:\n%%)?"
     r"|^==⚠[^\n]*EXCALIDRAW[^\n]*==[^\n]*$|^# Excalidraw Data$|^## (?:Text Elements|Embedded Files|Element Links)$",
     "board": r"^%%[ \t]*kanban:settings.*?^%%",
-    "footer": r"(?:(?:\n[ \t]*[-*_—]*[ \t]*){1,4}\n[*_> ]*(?:exported|sent|created|generated|converted|clipped|"
-    r"imported|gesendet|envoyé|enviado|inviato|verzonden)\b[^\n]{0,20}\b(?:from|with|by|using|via|von|depuis|desde|da|vanaf)\b"
-    r"[^\n]{1,80}|^id: [0-9a-f]{32}\n(?:^[a-z_]+:[^\n]*\n)*?type_: \d+)\s*\Z",
+    "footer": r"(?:\n[ \t]*+(?:[-*_—]{2,}+[ \t]*+)?){1,4}\n[*_> ]{0,4}(?:exported|sent|created|generated|converted|"
+    r"clipped|imported|gesendet|envoyé|enviado|inviato|verzonden)(?: on [\d/. :-]+)? (?:from|with|by|using|via|von|de|"
+    r"desde|da|vanaf)\b[^\n,;:!?]{1,60}\s*\Z|^id: [0-9a-f]{32}\n(?:^[a-z_]+:[^\n]*+\n)*?type_: \d+\s*\Z",
 }
 _PROGRAMS = {what: regex.compile(pattern, regex.M | regex.S | regex.I) for what, pattern in _PROGRAMS.items()}
 
@@ -55,13 +55,14 @@ _TAG = (
 )
 _DATA = r"(?:<data:[^<>]*>|data:[^()<>]*(?:\([^()]*\)[^()]*)*+)"
 _INLINE = (
-    rf"(?P<picture>!?\[[^\[\]\n]*\]\(\s*{_DATA}[^()\n]*\)|^[ \t]*\[[^\[\]\n]+\]:[ \t]*<?data:[^\n]*$"
+    rf"(?P<picture>!?\[(?:[^\[\]\n]|\[[^\[\]\n]*\])*+\]\(\s*{_DATA}[^()\n]*\)"
+    r"|^[ \t]*\[[^\[\]\n]+\]:[ \t]*<?data:[^\n]*$"
     r"|<img\b[^<>]*?\bsrc\s*=\s*(?:\"data:[^\"]*\"|'data:[^']*'|data:[^\s>]*)[^<>]*>"
     r"|data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=]{40,}+)"
     rf"|(?P<tag>{_TAG})"
     r"|!\[\[[^\[\]\n]*\]\]|!\[[^\[\]\n]*\]\[[^\[\]\n]*\]"  # embedded files
     r"|\[\[(?P<page>[^\[\]|\n]+)(?:\|(?P<alias>[^\[\]\n]*))?\]\]"
-    r"|(?P<callout>^[ \t]*(?:>[ \t]*+)++)\[![\w-]+\][+-]?[ \t]*"
+    r"|(?P<callout>^[ \t]*(?:>[ \t]*+)++)\[![^\[\]\n]+\][+-]?[ \t]*"
     r"|(?:^|[ \t])\^(?=[\w-]*[a-z])[\w-]+[ \t]*$"  # the id of a block
 )
 _NAME = r"[*_]{0,3}+(?:(?P<own>FIELD|tags?)|\p{L}[\p{L}\p{M}\p{N} _-]{0,30}?)[*_]{0,3}+"
@@ -90,10 +91,9 @@ class Body:
         for what, pattern in _PROGRAMS.items():
             text, self.programs[what] = pattern.subn("", text)
         self.raw = text = _ABOVE.sub("", text)
-        inline, lines, self._tags = _patterns(fields)
-        masked = _without_code(text)
-        cuts = [cut for match in inline.finditer(masked) for cut in self._inline(match)]
-        cuts += [cut for match in lines.finditer(masked) for cut in self._line(match)]
+        masked, cuts, self._tag = _without_code(text), [], _patterns(fields)[-1]
+        for pattern, read in zip(_patterns(fields), (self._property, self._heading, self._inline), strict=False):
+            cuts += (cut for match in pattern.finditer(masked) for cut in read(match))
         self.cuts = sorted(cuts, key=lambda cut: (cut.start, -cut.end))
 
     def text(self, kind: str) -> tuple[str, Counter]:
@@ -112,9 +112,7 @@ class Body:
         return _AROUND.sub("", "".join([*pieces, self.raw[position:]])), +removed
 
     def _inline(self, match: regex.Match) -> Iterator[Cut]:
-        if match.spans("item"):
-            yield from self._property(match)
-        elif match["tag"]:
+        if match["tag"]:
             kind = kind_in(match["tag"], self.kinds)
             self.tags |= {kind} - {""}
             if kind or match["topic"]:
@@ -126,13 +124,11 @@ class Body:
         else:
             yield Cut(*match.span(), match["callout"] or "", "picture" if match["picture"] else "")
 
-    def _line(self, match: regex.Match) -> Iterator[Cut]:
-        if match.spans("item"):
-            yield from self._property(match)
-            return
-        words = re.sub(r"\[![\w-]+\][+-]?", " ", match["line"])
-        ways = [self._tags.sub(" ", words), words if words.lstrip("> ").startswith("# ") else ""]  # `# #lesson`
-        if any(named_after(way, self.kinds) for way in ways) or (words.startswith("[[") and kind_in(words, self.kinds)):
+    def _heading(self, match: regex.Match) -> Iterator[Cut]:
+        words = re.sub(r"\[![^\[\]]+\][+-]?|\s\^[\w-]+\s*$", " ", match["line"])
+        ways = [self._tag.sub(" ", words), words if words.lstrip("> ").startswith("# ") else ""]  # `# #lesson`
+        link = words.strip("#>*+- \t")
+        if any(named_after(way, self.kinds) for way in ways) or (link.startswith("[") and kind_in(link, self.kinds)):
             yield Cut(*match.span(), what="heading")
 
     def _property(self, match: regex.Match) -> Iterator[Cut]:
@@ -157,17 +153,15 @@ class Body:
 
 
 @cache
-def _patterns(fields: Fields) -> tuple[regex.Pattern, regex.Pattern, regex.Pattern]:
-    """Patterns of what stands in a line, of what is a line of its own, and of tags."""
+def _patterns(fields: Fields) -> tuple[regex.Pattern, ...]:
+    """Patterns of properties, headings, what stands in a line, and tags."""
     spelled = [r"[ _-]?".join(map(regex.escape, kind.split())) for kind in sorted(fields.kinds, key=len, reverse=True)]
     punctuated = [kind for kind in spelled if regex.search(rf"[^\p{{L}}\p{{M}}\p{{N}}{EMOJI}\s_/-]", kind)]
     kinds, name = "".join(f"{kind}|" for kind in punctuated), _NAME.replace("FIELD", regex.escape(fields.kind))
-    line_end = rf"(?:{_BLANK}|%){{0,6}}(?:-->)?(?:\|{_BLANK}*)?$(?:\n[ \t]*\|[-:| \t]*-[-:| \t]*$)?\n?"
-    property_line = (
-        rf"^[ \t>%+*|-]{{0,12}}(?:<!--)?{_BLANK}{{0,4}}{name}(?:{_COLON}|{_BLANK}{{0,40}}\|{_BLANK}{{0,40}})"
-        rf"{_values()}{line_end}"
-    )
-    patterns = rf"[\[(]{name}{_COLON}{_values('()')}[\])]|{_INLINE}", f"{property_line}|{_HEADING}", _TAG
+    start = rf"^[ \t>%+*|-]{{0,12}}(?:\d{{1,3}}[.)][ \t])?(?:\[.\][ \t])?(?:<!--)?{_BLANK}{{0,4}}{name}"
+    end = rf"(?:{_BLANK}|%){{0,6}}(?:-->)?(?:\|{_BLANK}*)?$(?:\n(?=[^\n]*\|)[-:| \t]*-[-:| \t]*$)?\n?"
+    line = rf"{start}(?:{_COLON}|{_BLANK}{{0,40}}\|{_BLANK}{{0,40}}){_values()}{end}"
+    patterns = rf"[\[(]{name}{_COLON}{_values('()')}[\])]|{line}", _HEADING, _INLINE, _TAG
     return tuple(regex.compile(pattern.replace("KINDS", kinds), regex.I | regex.M) for pattern in patterns)
 
 

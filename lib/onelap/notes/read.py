@@ -157,11 +157,6 @@ def clean(raw: str, fields: Fields) -> str:
     return note.text if isinstance(note, Note) else ""
 
 
-def _replace_invalid(text: str) -> str:
-    """Replace what JSON can carry and no file can: NUL, and half an emoji."""
-    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def _note(
     place: Place, raw: str, row: dict, fields: Fields, defaults: dict[str, str], encoding: str, modified: str = ""
 ) -> Note | Skip:
@@ -169,10 +164,14 @@ def _note(
     too_long = Skip(place, f"over {MAX_BYTES / 1e6:.0f} MB", broken=True)
     if len(raw) > MAX_BYTES and "data:" not in raw and "compressed-json" not in raw:
         return too_long  # before it is parsed: what can be taken out of it does not make it a note
-    head, below, sound = split_head(compose("NFC", _replace_invalid(raw)))
-    values, body = head | {name: value for name, value in row.items() if value not in (None, "")}, Body(below, fields)
+    # JSON can carry what no file can: other line ends, NUL, and half an emoji.
+    raw = compose("NFC", raw.replace("\r\n", "\n").replace("\r", "\n"))
+    valid = raw.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    head, below, sound = split_head(valid)
+    pairs = [*head.items(), *((name, value) for name, value in row.items() if value is not None and str(value).strip())]
+    values, body = {str(name).lower(): value for name, value in pairs}, Body(below, fields)
     body.programs["front matter in a row"] += bool(head and place.line)
-    kind, why_no_kind = _kind_of(values, body, defaults.get(fields.kind, ""), fields)
+    kind, why = _kind_of(values, body, defaults.get(fields.kind, ""), fields)
     text, removed = body.text(kind)
     if len(text) > MAX_BYTES:
         return too_long
@@ -188,7 +187,7 @@ def _note(
         encoding=encoding,
         written=written_on(values, "" if place.line else Path(place.path).stem),
         modified=modified,
-        why_no_kind=why_no_kind if sound else "broken front matter, and no kind elsewhere",
+        why_no_kind="broken front matter, and no kind elsewhere" if not sound and why == "no kind" else why,
     )
 
 
@@ -209,7 +208,7 @@ def _kind_of(values: dict, body: Body, default: str, fields: Fields) -> tuple[st
             return normalize(single(value)), ""  # unknown, and refused with all others
         shown = value if isinstance(value, bool) else f"a {type(value).__name__}"
         return "", f"`{fields.kind}` is {shown}: expected the name of a kind"
-    tags = body.tags | set(kinds_in(tags_in(values), fields.kinds))
+    tags = body.tags.union(kinds_in(tags_in(values), fields.kinds))
     for what, found in {f"`{fields.kind}`": kinds, "properties": body.field, "tags": tags}.items():
         if found:
             return (*found, "") if len(found) == 1 else ("", f"{what} of several kinds: {', '.join(sorted(found))}")

@@ -103,6 +103,9 @@ def _table_rows(content: str, text_field: str) -> Iterator[tuple[int, str, dict 
     ahead = iter(range(READ_AHEAD * len(lines)))
     for each in (above["delimiter"] or "") + _DELIMITERS:
         cells, end = _row(lines, content.count("\n", 0, above.end()), ahead, each)
+        if isinstance(cells, str):
+            yield end, "", cells
+            return
         names = [" ".join(cell.split()) for cell in cells]
         headers.append((value_of(dict.fromkeys(names, ""), text_field) == "", len(names), names, end, each))
     *_, names, start, delimiter = max(headers, key=lambda header: header[:2])
