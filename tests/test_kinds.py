@@ -60,7 +60,7 @@ def test_kind_is_recognized_in_the_spellings_of_a_name(name, kind):
         (("idea", "💡 idea"), {"idea": "idea", "💡 idea": "💡 idea", "ideas": "idea", "✨ idea": "idea"}),
         (("c", "c++", "c#"), {"C": "c", "C++": "c++", "c#": "c#", "**C#**": "c#"}),
         (("class", "classes", "box"), {"classes": "classes", "class": "class", "boxes": "box"}),
-        (("1", "2024"), {"1": "1", "2024": "2024", "2": ""}),
+        (("0", "1", "2024"), {"1": "1", "2024": "2024", "2": "", "1.0": "", "0.1": "", "3-1": "", "02 1": ""}),
         (("💡", "?"), {"💡": "💡", "?": "?", "!": ""}),
     ],
 )

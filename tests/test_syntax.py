@@ -52,7 +52,7 @@ PROPERTIES = [
     "> before\n⟦> kind:: @V\n⟧> after", "kind:: ⟦@V, ⟧garden", "kind: garden⟦, @V⟧",
     "- **Kind**: bed, ⟦@V, ⟧garden", "Kind: ⟦@V、⟧garden", "words ⟦[kind:: @V]⟧ words", "words ⟦(kind:: @V)⟧, words",
     "- words [Kind::⟦@V, ⟧garden]", "⟦[kind:: @V]⟧ leads", "⟦| Kind | @W |\n|---|---|\n⟧| Bed | 3 |",
-    "⟦Kind | @W\n--- | ---\n⟧Bed | 3", "⟦|kind|@W|\n|:-:|-:|\n⟧",
+    "⟦Kind | @W\n--- | ---\n⟧Bed | 3", "⟦|kind|@W|\n|:-:|-:|\n⟧", "⟦> | Kind | @W |\n> |---|---|\n⟧> | Bed | 3 |",
     "| Bed | 3 |\n|---|---|\n⟦| Kind | @W |\n⟧| Row | 4 |", "| **Kind** | ⟦@W, ⟧garden |\n|:--|--:|\n| Bed | 3 |",
 ]  # fmt: skip
 TAGS = [
@@ -67,9 +67,10 @@ TAGS = [
 SILENT = [
     "⟦# @K\n⟧", "⟦## 📝 @K\n⟧", "⟦### 01 @K\n⟧", "⟦# **@K**\n⟧", "⟦# @K:\n⟧", "⟦#\t@K\u200b\n⟧", "⟦## @K ##\n⟧",
     "⟦# \u200b@K\n⟧", "⟦# 1️⃣ @K\n⟧", "⟦## [@K](x.md)\n⟧", "⟦# ⟪[[⟫@K⟪]]⟫\n⟧", "⟦@K\n=====\n⟧", "⟦@K\n-----\n⟧",
-    "⟦📝 @K\n---\n⟧", "⟦**@K**\n⟧after", "⟦__@K:__\n⟧", "⟦> ## @K\n⟧> after", "⟦- **@K**\n⟧- a", "⟦【@K】\n⟧",
-    "⟦■@K\n⟧", "⟦> ⟪[!tip] ⟫@K\n⟧> words", "⟦up:: ⟪[[⟫@K⟪]]⟫\n⟧", "- a\n⟦- up:: ⟪[[Kinds/@K|⟫shown⟪]]⟫\n⟧",
-    "⟦Up: [@K](x.md)\n⟧", "up:: ⟦⟪[[⟫@K⟪]]⟫, ⟧⟪[[⟫Bed⟪]]⟫", "words ⟦[up:: ⟪[[⟫@K⟪]]⟫]⟧ words",
+    "⟦📝 @K\n---\n⟧", "⟦**@K**\n⟧after", "⟦__@K:__\n⟧", "⟦> ## @K\n⟧> after", "⟦- **@K**\n⟧- a", "⟦* # @K\n⟧",
+    "⟦【@K】\n⟧", "⟦■@K\n⟧", "⟦> ⟪[!tip] ⟫@K\n⟧> words", "⟦up:: ⟪[[⟫@K⟪]]⟫\n⟧",
+    "- a\n⟦- up:: ⟪[[Kinds/@K|⟫shown⟪]]⟫\n⟧", "⟦Up: [@K](x.md)\n⟧", "up:: ⟦⟪[[⟫@K⟪]]⟫, ⟧⟪[[⟫Bed⟪]]⟫",
+    "words ⟦[up:: ⟪[[⟫@K⟪]]⟫]⟧ words",
 ]  # fmt: skip
 OTHERS = [
     "Water early, not at noon 👩‍🌾🏽. Cafe\u0301, ein Maß, 50 %.",
