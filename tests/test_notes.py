@@ -271,6 +271,23 @@ def test_kind_of_a_row_comes_from_its_field_then_front_matter_then_tags(tmp_path
     assert notes[["kind", "text"]].values.tolist() == [[kind, "text"]]
 
 
+@pytest.mark.parametrize(
+    ("content", "kind", "text"),
+    [
+        ("---\ntags: garden work/lesson\n---\nx", "work/lesson", "x"),
+        ("---\ntags: 'garden, work/lesson'\n---\nx", "work/lesson", "x"),
+        ("---\ntags: [design decision]\n---\nx", "design decision", "x"),
+        ("tags: bed work/lesson\nx", "work/lesson", "tags: bed\nx"),
+        ("- [ ] weed #work/lesson\n- next", "work/lesson", "- [ ] weed \n- next"),
+        ("[a bed #work/lesson](x.md)\nnext", "work/lesson", "[a bed ](x.md)\nnext"),
+    ],
+)
+def test_kind_of_several_words_or_parts_is_not_taken_for_the_kind_that_is_its_last(tmp_path, content, kind, text):
+    write(tmp_path, "a.md", content)
+    notes = read_notes(tmp_path, Fields(("lesson", "work/lesson", "decision", "design decision"))).notes
+    assert notes[["kind", "text"]].values.tolist() == [[kind, text]]
+
+
 def test_unknown_kind_is_refused_with_its_files_and_the_nearest_kind(tmp_path):
     for number in range(7):
         write(tmp_path, f"{number}.md", "---\nkind: Lessen\n---\ntext")
