@@ -34,7 +34,7 @@ STARTERS = ("onelap", "make", "accelerate", ".venv/bin/python")
 STATIONS = [path.parent.name for path in (PROJECT / "lib/onelap").glob("*/__init__.py")]
 COPIED_NOTES = ("learning-portuguese", "home-server")  # sample notes that the README sorts
 
-NAMES_A_TEST = re.compile(r"^(?!pytest ).*(\btest_\w+(\.py|…)|::)")
+NAMES_A_TEST = re.compile(r"^(?!pytest ).*\btest_\w+(\.py|…)")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(PROJECT).as_posix())
 each_document = pytest.mark.parametrize("page", DOCUMENTS, ids=lambda path: path.name)

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from onelap import UserError
+from onelap.machine.encoding import Unreadable, decode
 from onelap.machine.files import files_below
-from onelap.notes.encoding import Unreadable, decode
 from onelap.notes.fields import Fields
 from onelap.notes.vault import read_notes
 from tests.conftest import JAPANESE

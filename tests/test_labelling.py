@@ -21,7 +21,7 @@ from onelap import PROJECT, UserError
 from onelap.daily.label import Labelling, most_suspicious_first, most_useful_first, walk
 from onelap.notes.fields import Fields
 from onelap.notes.labels import LABELS_SUFFIX, labels_path, read_labels
-from onelap.notes.read import read_notes
+from onelap.notes.vault import read_notes
 
 KINDS = ["knowledge", "none"]
 SAMPLE_KINDS = ("lesson", "knowledge", "value", "decision", "none")
@@ -139,17 +139,15 @@ def test_labels_are_read_with_the_notes_and_skipped_notes_stay_unlabelled(vault)
     assert list(reading.unlabelled["id"]) == ["b.md", "c.md", "d.md"]
 
 
-def test_labels_of_a_linked_vault_are_beside_the_vault_and_those_beside_the_link_are_read(vault, tmp_path, monkeypatch):
-    """Version 0.1 put them beside the link, with names as macOS decomposes them."""
+def test_labels_of_a_linked_vault_are_beside_the_vault_with_composed_names(vault, tmp_path, monkeypatch):
     link = tmp_path / "link"
     link.symlink_to(vault)
-    old = tmp_path / f"link{LABELS_SUFFIX}"
-    old.write_text('{"id": "cafe\u0301.md", "kind": "none"}\n{"id": "a.md", "kind": "none"}\n', encoding="utf-8")
+    before = vault.with_name(vault.name + LABELS_SUFFIX)
+    before.write_text('{"id": "cafe\u0301.md", "kind": "none"}\n{"id": "a.md", "kind": "none"}\n', encoding="utf-8")
     press("1q", Labelling(queue_of("a", "b"), link))
-    assert labels(vault) == [{"id": "a.md", "kind": "knowledge"}]
-    assert read_labels(link) == {"caf\u00e9.md": "none", "a.md": "knowledge"}
     monkeypatch.chdir(vault)
-    assert read_labels(Path()) == {"a.md": "knowledge"}
+    for path in (vault, link, Path()):
+        assert read_labels(path) == {"caf\u00e9.md": "none", "a.md": "knowledge"}
 
 
 def test_unwritable_labels_are_refused_before_the_first_note(tmp_path):

@@ -30,6 +30,7 @@ def test_lap_leaves_exactly_these_files_and_prints_its_verdict(lap, onelap, tmp_
         "params.yaml",
         "run.json",
         ".lock",
+        ".seconds",
         "training/.lock",
         "comparison.json",
         *(f"{stem}.ipynb" for stem in STEMS),

@@ -446,9 +446,9 @@ def test_code_has_no_pickle_no_remote_code_no_shell_and_no_unsafe_yaml():
 
 
 def test_yaml_loader_makes_no_objects():
-    from onelap.notes.markup import split_front_matter
+    from onelap.notes.head import split_head
 
-    head, _, _ = split_front_matter("---\nkind: !!python/object/apply:os.system ['touch gone']\n---\ntext")
+    head, _, _ = split_head("---\nkind: !!python/object/apply:os.system ['touch gone']\n---\ntext")
     assert not isinstance(head.get("kind"), int)
 
 

@@ -54,7 +54,7 @@ def test_importing_the_package_changes_nothing():
     "statement",
     [
         "from onelap.daily.sort import Sorter",
-        "from onelap.lap import distributed, doctor, report, runner; from onelap.qlora import plan, training",
+        "from onelap.lap import doctor, report, runner; from onelap.qlora import plan, training",
         "import onelap.cli",
         "from onelap.verdict import figures",
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onelap.daily.inbox import Inbox
-from onelap.notes.encoding import read_text
+from onelap.machine.encoding import read_text
 from onelap.notes.fields import Fields
 from onelap.notes.read import Note, Place, clean, note_of_row, notes_in
 from onelap.notes.vault import read_all

@@ -18,8 +18,8 @@ from onelap.lap.resume import STEPS, check_unchanged, reason_to_repeat
 from onelap.lap.run import Run, versions
 from onelap.lap.runner import run_lap
 from onelap.machine.store import hash_files
-from onelap.notes.fields import FIELD_PARAMETERS, Fields
-from onelap.notes.read import read_notes
+from onelap.notes.fields import Fields
+from onelap.notes.vault import read_notes
 from tests.conftest import toy_notes, write_jsonl
 
 WRITE = """
@@ -125,7 +125,7 @@ def started(toy_base, tmp_path):
     parameters, _ = read_parameters(None)
     parameters |= {"notes_path": str(notes), "base_model": str(base)}
     run = Run.create("toy", parameters, tmp_path / "run")
-    fields = Fields.parse(*(parameters[name] for name in FIELD_PARAMETERS))
+    fields = Fields.of(parameters)
     run.update(hashes={"notes": read_notes(notes, fields).digest, "base": hash_files(base)})
     return run, parameters, notes, base
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from onelap import UserError, expand_path
-from onelap.notes.encoding import MAX_BYTES
+from onelap.machine.encoding import MAX_BYTES
 from onelap.notes.fields import Fields
 from onelap.notes.read import Note, Place, Skip, note_of_row, notes_in
 from onelap.notes.rows import parse_json_row

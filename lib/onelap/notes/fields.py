@@ -22,10 +22,8 @@ class Fields:
     style: str = "style"
     styles: tuple[str, ...] = ("raw", "tidied")
     """Names of folders that say how their notes are written; a field may say anything. The first will be sorted."""
-    template_folders: tuple[str, ...] = ("template", "templates")
-    """Names of folders that are passed over."""
-    encoding: str = ""
-    """Python's name of the encoding of all files; empty where it is found for each."""
+    template_folders: tuple[str, ...] = ("template", "templates")  # are passed over
+    encoding: str = ""  # of all files, by its name in Python; empty where it is found for each
 
     @classmethod
     def of(cls, parameters: dict) -> "Fields":

@@ -42,7 +42,7 @@ def split_head(content: str) -> tuple[dict, str, bool]:
     try:
         values = tomllib.loads(head) if match[1] == "+++" else yaml.load(head, _YAML) or {}
         return (values, text, True) if isinstance(values, dict) else ({}, content, True)
-    except (yaml.YAMLError, tomllib.TOMLDecodeError, ValueError, TypeError, RecursionError):
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # of TOML, too
         blocks = _sound_blocks(head)
         return (blocks, text, False) if blocks else ({}, content, True)
 
@@ -51,11 +51,10 @@ def _sound_blocks(head: str) -> dict:
     """The properties of broken front matter that can be read by themselves; the others are None."""
     properties = {}
     for block in _BLOCK.split(head):
-        try:
+        name, colon, _ = block.partition(":")
+        value = {name.strip(): None} if colon and re.fullmatch(r"[\w -]+", name) else None
+        with suppress(yaml.YAMLError, ValueError, TypeError, RecursionError):
             value = yaml.load(block, _YAML)
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-            name, colon, _ = block.partition(":")
-            value = {name.strip(): None} if colon and re.fullmatch(r"[\w -]+", name) else None
         properties |= value if isinstance(value, dict) else {}
     return properties
 

@@ -12,24 +12,25 @@ from urllib.parse import unquote
 
 import regex
 
-from onelap.machine.names import HIDDEN_CHARACTERS, normalize
+from onelap.machine.names import HIDDEN, normalize
 
+MAX_NAME = 200  # characters; what is longer names nothing
 EMOJI = r"\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}\u200d\u20e3\ufe0e\ufe0f"  # and their parts
 _MARKS = rf"{EMOJI}\p{{So}}\p{{Sk}}\s" r"\[\](){}<>【】「」『』■●◆▼*_~=\"'“”‘’`.。:：!！?？,、;·•|–—-"
-_AROUND = regex.compile(rf"^(?:[#{_MARKS}]|\d\u20e3|\d+(?:\.\d+)*[\s.)_–-]+)+|(?:[{_MARKS}]|\s#+|\s[0-9a-f]{{32}})+$")
-_UNSEEN = regex.compile(rf"[{HIDDEN_CHARACTERS}\ufe0e\ufe0f]")
+_BEFORE = rf"^(?:[#{_MARKS}]|\d\ufe0f?\u20e3|\d+(?:\.\d+)*[\s.)_–-]++(?!\d))+"
+_AROUND = regex.compile(rf"{_BEFORE}|(?:[{_MARKS}]|\s#+|\s[0-9a-f]{{32}})+$")
 _LINK = re.compile(r"#?\[\[([^\[\]|#]*)(?:#[^\[\]|]*)?(?:\|([^\[\]]*))?\]\]|\[([^\[\]]*)\]\(<?([^()]*?)>?\)")
 
 
 def named_after(name: str, names: Sequence[str]) -> str:
     """Find the one of `names` that a folder, a heading or a tag is named after; empty for none."""
-    known = _spellings(tuple(names))
+    known = _spellings(tuple(names)) if len(name) < MAX_NAME else {}
     return known.get(_folded(name)) or known.get(_core(name), "")
 
 
 def kind_in(value: str, kinds: Sequence[str]) -> str:
     """Find the kind that a value names: `lesson`, `kind/Lessons`, `#lesson/work`, `[[Kinds/Lesson#x|shown]]`."""
-    for path in words_of(value):
+    for path in words_of(value[:MAX_NAME]):
         parts = path.strip("\"' ").removeprefix("#").split("/")
         stretches = (parts[start:end] for start in range(len(parts)) for end in range(len(parts), start, -1))
         if kind := next(filter(None, (named_after("/".join(stretch), kinds) for stretch in stretches)), ""):
@@ -61,11 +62,11 @@ def _spellings(names: tuple[str, ...]) -> dict[str, str]:
 
 @lru_cache(10_000)
 def _folded(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", _UNSEEN.sub("", normalize(name)))
+    return re.sub(r"[\s_\ufe0e\ufe0f-]+", "", HIDDEN.sub("", normalize(name)))
 
 
 @lru_cache(10_000)
 def _core(name: str) -> str:
     """A name without what stands around it; all of a name that consists of nothing else."""
-    name = _UNSEEN.sub("", normalize(name))
+    name = HIDDEN.sub("", normalize(name))
     return _folded(_AROUND.sub("", name) or name)

@@ -18,11 +18,7 @@ def labels_path(notes_path: Path) -> Path:
 
 def read_labels(notes_path: Path) -> dict[str, str]:
     """Read {id: kind}; of several labels of a note the last one counts. Raises UserError for a damaged file."""
-    beside_link = Path(f"{notes_path.absolute()}{LABELS_SUFFIX}")  # where version 0.1 put them
-    return _read_file(beside_link) | _read_file(labels_path(notes_path))
-
-
-def _read_file(file: Path) -> dict[str, str]:
+    file = labels_path(notes_path)
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines() if os.access(file, os.F_OK) else []
         labels = {row["id"]: row["kind"] for row in (json.loads(line) for line in lines if line.strip())}

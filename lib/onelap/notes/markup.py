@@ -37,9 +37,10 @@ _PROGRAMS = {
     "drawing": r"^(?:%%[ \t]*\n)?#+ Drawing[ \t]*\n+```(?:compressed-)?json\n.*?^```[ \t]*(?:\n%%)?"
     r"|^==⚠[^\n]*EXCALIDRAW[^\n]*==[^\n]*$|^# Excalidraw Data$|^## (?:Text Elements|Embedded Files|Element Links)$",
     "board": r"^%%[ \t]*kanban:settings.*?^%%",
-    "footer": r"(?:\n[ \t]*+(?:[-*_—]{2,}+[ \t]*+)?){1,4}\n[*_> ]{0,4}(?:exported|sent|created|generated|converted|"
-    r"clipped|imported|gesendet|envoyé|enviado|inviato|verzonden)(?: on [\d/. :-]+)? (?:from|with|by|using|via|von|de|"
-    r"desde|da|vanaf)\b[^\n,;:!?]{1,60}\s*\Z|^id: [0-9a-f]{32}\n(?:^[a-z_]+:[^\n]*+\n)*?type_: \d+\s*\Z",
+    "footer": r"(?:\n[ \t]*+(?:[-*_—]{2,}+[ \t]*+)?){1,4}\n[*_> ]{0,4}(?:sent (?:from my|via|with)|gesendet von|envoyé "
+    r"de(?:puis)? mon|enviado desde mi|inviato da|verzonden vanaf|(?:exported|created|generated|converted|clipped)"
+    r"(?: on [\d/. :-]+)? (?:from|with|by|using|via))\b[^\n,;:!?]{1,60}\s*\Z"
+    r"|^id: [0-9a-f]{32}\n(?:^[a-z_]+:[^\n]*+\n)*?type_: \d+\s*\Z",
 }
 _PROGRAMS = {what: regex.compile(pattern, regex.M | regex.S | regex.I) for what, pattern in _PROGRAMS.items()}
 
@@ -48,39 +49,39 @@ _BLANK = rf"[\p{{Zs}}\t{HIDDEN_CHARACTERS}]"
 _ABOVE = regex.compile(rf"\A(?:{_BLANK}*+\n)*+[{HIDDEN_CHARACTERS}]*+")
 _AROUND = regex.compile(rf"\A(?:{_BLANK}|\s)++|(?<!{_BLANK}|\s)(?:{_BLANK}|\s)++\Z")
 _LINK = r"#?\[\[[^\[\]\n]*\]\]|\[[^\[\]\n]*\]\([^()\n]*\)"
-_IS_LINK = regex.compile(_LINK)
 _TAG = (
     rf"{_HIDDEN}(?<![\p{{L}}\p{{M}}\p{{N}}_&/#\"'=\[\\<])(?<!\]\()"  # C#, web addresses, [a link](#below), HTML
     rf"#(?:\[\[(?P<topic>[^\[\]\n]+)\]\]|(?:KINDS[\p{{L}}\p{{M}}\p{{N}}{EMOJI}_/-])++){_HIDDEN}"
 )
 _DATA = r"(?:<data:[^<>]*>|data:[^()<>]*(?:\([^()]*\)[^()]*)*+)"
 _INLINE = (
-    rf"(?P<picture>!?\[(?:[^\[\]\n]|\[[^\[\]\n]*\])*+\]\(\s*{_DATA}[^()\n]*\)"
-    r"|^[ \t]*\[[^\[\]\n]+\]:[ \t]*<?data:[^\n]*$"
+    rf"(?P<picture>!?\[(?:[^\[\]\n]++|\[[^\[\]\n]*+\])*+\]\(\s*{_DATA}[^()\n]*\)"
+    r"|(?P<stays>^[ \t>]*+)\[[^\[\]\n]+\]:[ \t]*<?data:[^\n]*$"
     r"|<img\b[^<>]*?\bsrc\s*=\s*(?:\"data:[^\"]*\"|'data:[^']*'|data:[^\s>]*)[^<>]*>"
     r"|data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=]{40,}+)"
     rf"|(?P<tag>{_TAG})"
     r"|!\[\[[^\[\]\n]*\]\]|!\[[^\[\]\n]*\]\[[^\[\]\n]*\]"  # embedded files
     r"|\[\[(?P<page>[^\[\]|\n]+)(?:\|(?P<alias>[^\[\]\n]*))?\]\]"
-    r"|(?P<callout>^[ \t]*(?:>[ \t]*+)++)\[![^\[\]\n]+\][+-]?[ \t]*"
+    r"|(?P<stays>^[ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)*+(?:>[ \t]*+)++)\[![^\[\]\n]+\][+-]?[ \t]*"
     r"|(?:^|[ \t])\^(?=[\w-]*[a-z])[\w-]+[ \t]*$"  # the id of a block
 )
 _NAME = r"[*_]{0,3}+(?:(?P<own>FIELD|tags?)|\p{L}[\p{L}\p{M}\p{N} _-]{0,30}?)[*_]{0,3}+"
 _COLON = rf"{_BLANK}{{0,4}}(?P<colon>::?|：)[*_]{{0,3}}+{_BLANK}{{0,4}}"
+_BEFORE = r"[ \t>%+*|-]{0,12}(?:\d{1,3}[.)][ \t])?(?:\[.\][ \t])?"  # quotes, lists, tasks, comments, tables
 _UNDERLINE = r"\n[ \t>]*(?:=+|--+)[ \t]*$"
 _HEADING = (
-    rf"(?:\A|^(?=[ \t>+-]{{0,12}}(?:\#+{_BLANK}|\*\*|__|\[!|\[\[|[【『■●◆▼]))|^(?=[^\n]{{1,80}}{_UNDERLINE}))"
-    rf"(?P<line>[^\n]{{1,80}})$(?:{_UNDERLINE})?\n?"
+    rf"(?:(?<![^\n]\n)^(?P<line>[^\n]{{1,80}}){_UNDERLINE}|(?:\A|^(?={_BEFORE}"
+    rf"(?:\#+{_BLANK}|\*\*|__|\[!|\[\[|[【『■●◆▼])))(?P<line>[^\n]{{1,80}})$)\n?"
 )
 
 
 class Cut(NamedTuple):
-    """A stretch of a text, the words that stand in its place, and what it is."""
+    """A stretch of a text, the words in its place, and what it is: `GIVE_AWAY` goes only where the kind is known."""
 
     start: int
     end: int
     words: str = ""
-    what: str = ""  # counted, unless empty; what is in GIVE_AWAY is cut only where the kind is known
+    what: str = ""  # counted, unless empty
 
 
 class Body:
@@ -122,7 +123,7 @@ class Body:
             named = place if place and not place.startswith("^") else page.rstrip("/").rpartition("/")[2]
             yield Cut(*match.span(), match["alias"] or named)
         else:
-            yield Cut(*match.span(), match["callout"] or "", "picture" if match["picture"] else "")
+            yield Cut(*match.span(), match["stays"] or "", "picture" if match["picture"] else "")
 
     def _heading(self, match: regex.Match) -> Iterator[Cut]:
         words = re.sub(r"\[![^\[\]]+\][+-]?|\s\^[\w-]+\s*$", " ", match["line"])
@@ -138,8 +139,8 @@ class Body:
         if own in TAG_FIELDS and len(spans) == 1 and not kind_in(values[0], self.kinds):  # `tags: lesson garden`
             spans = [(spans[0][0] + word.start(), spans[0][0] + word.end()) for word in re.finditer(r"\S+", values[0])]
             values = [match.string[start:end] for start, end in spans]
-        elif not own and match["colon"] != "::" and not all(map(_IS_LINK.fullmatch, values)):  # `Left: none`
-            return
+        elif not own and match["colon"] != "::" and not all(value.startswith(("[", "#[")) for value in values):
+            return  # such as `Left: none`
         kinds = [kind_in(value, self.kinds) for value in values]
         if own:
             (self.tags if own in TAG_FIELDS else self.field).update(set(kinds) - {""})
@@ -158,8 +159,8 @@ def _patterns(fields: Fields) -> tuple[regex.Pattern, ...]:
     spelled = [r"[ _-]?".join(map(regex.escape, kind.split())) for kind in sorted(fields.kinds, key=len, reverse=True)]
     punctuated = [kind for kind in spelled if regex.search(rf"[^\p{{L}}\p{{M}}\p{{N}}{EMOJI}\s_/-]", kind)]
     kinds, name = "".join(f"{kind}|" for kind in punctuated), _NAME.replace("FIELD", regex.escape(fields.kind))
-    start = rf"^[ \t>%+*|-]{{0,12}}(?:\d{{1,3}}[.)][ \t])?(?:\[.\][ \t])?(?:<!--)?{_BLANK}{{0,4}}{name}"
-    end = rf"(?:{_BLANK}|%){{0,6}}(?:-->)?(?:\|{_BLANK}*)?$(?:\n(?=[^\n]*\|)[-:| \t]*-[-:| \t]*$)?\n?"
+    start = rf"^{_BEFORE}(?:<!--)?{_BLANK}{{0,4}}{name}"
+    end = rf"(?:{_BLANK}|%){{0,6}}(?:-->|\^[\w-]+)?(?:\|{_BLANK}*)?$(?:\n(?=[^\n]*\|)[-:|> \t]*-[-:| \t]*$)?\n?"
     line = rf"{start}(?:{_COLON}|{_BLANK}{{0,40}}\|{_BLANK}{{0,40}}){_values()}{end}"
     patterns = rf"[\[(]{name}{_COLON}{_values('()')}[\])]|{line}", _HEADING, _INLINE, _TAG
     return tuple(regex.compile(pattern.replace("KINDS", kinds), regex.I | regex.M) for pattern in patterns)
@@ -167,7 +168,7 @@ def _patterns(fields: Fields) -> tuple[regex.Pattern, ...]:
 
 def _values(excluded: str = "") -> str:
     """Pattern of a property's values, each an `item`, between commas or, if they are links or tags, blanks."""
-    words = rf"(?![\s#])(?:(?!\s#|%%|-->)[^,;、，|\n\[\]{excluded}])++"
+    words = rf"(?![\s#])(?:(?!\s[#^]|%%|-->)[^,;、，|\n\[\]{excluded}]){{1,200}}+"
     item = rf"(?P<item>{_LINK}|{_TAG}|{words})"
     return rf"{item}(?:{_BLANK}*[,;、，|]{_BLANK}*{item}|{_BLANK}+(?=[#\[]){item})*+"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from unicodedata import normalize as compose
 
 from onelap.machine.dates import modified_on, written_on
+from onelap.machine.encoding import MAX_BYTES, MAX_FILE, Unreadable, read_text
 from onelap.machine.files import files_below, printable
 from onelap.machine.names import normalize
-from onelap.notes.encoding import MAX_BYTES, MAX_FILE, Unreadable, read_text
 from onelap.notes.fields import Fields
 from onelap.notes.head import single, split_head, tags_in, texts_of
 from onelap.notes.kinds import kinds_in, named_after
@@ -94,17 +94,14 @@ def notes_in(path: Path, fields: Fields) -> Iterator[Note | Skip]:
         return
     for file, count, reason in files_below(path, fields.template_folders):
         place = Place(printable(file), printable(file.relative_to(path).as_posix()))
-        if reason := reason or _why_without_notes(file):
+        if not reason and file.name.endswith(LABELS_SUFFIX):
+            reason = "kinds given with onelap label"
+        elif not reason and file.suffix.lower() not in TEXT_SUFFIXES | ROW_SUFFIXES:
+            reason = f"not a note: {file.suffix.lower() or 'without'} suffix"
+        if reason:
             yield Skip(place, reason, count)
         else:
             yield from _notes_of_file(file, place, _values_of_folders(place.name, fields), fields)
-
-
-def _why_without_notes(file: Path) -> str:
-    if file.name.endswith(LABELS_SUFFIX):
-        return "kinds given with onelap label"
-    suffix = file.suffix.lower()
-    return "" if suffix in TEXT_SUFFIXES | ROW_SUFFIXES else f"not a note: {suffix or 'without'} suffix"
 
 
 def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
@@ -113,11 +110,8 @@ def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
     styles = [named_after(folder, fields.styles) for folder in folders]
     folders = [folder for folder, style in zip(folders, styles, strict=True) if not style]
     kind = named_after(folders[0], fields.kinds) if folders else ""
-    return {
-        fields.kind: kind,
-        fields.style: next(filter(None, styles), ""),
-        fields.source: "/".join(folders[1:] if kind else folders),
-    }
+    source = "/".join(folders[1:] if kind else folders)
+    return {fields.kind: kind, fields.style: next(filter(None, styles), ""), fields.source: source}
 
 
 def _notes_of_file(path: Path, place: Place, defaults: dict[str, str], fields: Fields) -> Iterator[Note | Skip]:

@@ -9,8 +9,8 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+from onelap.machine.encoding import MAX_BYTES
 from onelap.machine.files import printable
-from onelap.notes.encoding import MAX_BYTES
 
 TABLE_SUFFIXES = {".csv", ".tsv"}
 ROW_SUFFIXES = {".jsonl", ".ndjson", ".json", *TABLE_SUFFIXES}

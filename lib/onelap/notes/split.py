@@ -42,9 +42,8 @@ class FrozenSplit:
     def __init__(self, folder: Path, notes_path: Path, shares: dict[str, float], seed: int):
         self.drawn_for = {"notes_path": str(notes_path.resolve()), "shares": shares, "seed": seed}
         digest = hashlib.sha256(json.dumps(self.drawn_for, sort_keys=True).encode()).hexdigest()
-        path = folder / f"{notes_path.resolve().stem}_{digest[:10]}.json"
-        # Version 0.1 named it after the link that led to the notes.
-        self.path = path if path.exists() else min(folder.glob(f"*_{digest[:10]}.json"), default=path)
+        name = f"_{digest[:10]}.json"  # behind a name that may be that of a link, in files of version 0.1
+        self.path = min(folder.glob(f"*{name}"), default=folder / f"{notes_path.resolve().stem}{name}")
         stored = read_json(self.path) if self.path.exists() else {"parts": {}, "by_source": None}
         # {id of a note: its part}; empty before the first split.
         self.parts = {unicodedata.normalize("NFC", identity): part for identity, part in stored["parts"].items()}

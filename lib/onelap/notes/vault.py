@@ -51,19 +51,14 @@ def locate_notes(name: str) -> Path:
     path = find_path(name)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in ROW_SUFFIXES):
         return path
-    if path.exists():
-        expected = f"expected a folder or a file of rows ({', '.join(sorted(ROW_SUFFIXES))})"
-        raise UserError(f"notes_path {path}: {expected}, found {path.name}")
-    raise UserError(f"notes_path {path}: no such folder or file; set it with -p notes_path=PATH")
+    if not path.exists():
+        raise UserError(f"notes_path {path}: no such folder or file; set it with -p notes_path=PATH")
+    rows = ", ".join(sorted(ROW_SUFFIXES))
+    raise UserError(f"notes_path {path}: expected a folder or a file of rows ({rows}), found {path.name}")
 
 
 def read_notes(path: Path, fields: Fields) -> Reading:
-    """Read every note below `path`, where some must have a kind.
-
-    A note's kind is the one given with `onelap label`, else that of its field, of a tag, or of the top folder; its
-    source is that of its field, else its folder. Raises UserError for kinds that are not among `fields.kinds`, and
-    where no note has a kind.
-    """
+    """Read every note below `path`. Raises UserError where none has a kind, or one that is not among `fields.kinds`."""
     reading = read_all(path, fields)
     if reading.notes.empty:
         first = reading.skipped.iloc[:1].to_dict(orient="records")
