@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from onelap.arms.base import load_adapter, load_base, load_tokenizer, locate_base
-from onelap.arms.generation import generate, parse_answer
+from onelap.arms.endpoint import generate, parse_answer
 from onelap.arms.prompts import MEANINGS, build_prompt
 from onelap.arms.scoring import score
 from onelap.machine.precision import choose_precision

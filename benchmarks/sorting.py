@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from onelap.arms.generation import generate, parse_answer
+from onelap.arms.endpoint import generate, parse_answer
 from onelap.daily.sort import Sorter
 from onelap.lap.run import Run
 

@@ -67,7 +67,9 @@ def decode(data: bytes, encoding: str = "", rows: bool = False) -> tuple[str, st
 
 def _family(data: bytes, encoding: str, rows: bool) -> list[str]:
     """The encodings to try: those that marks, the user, escapes or NUL bytes point to, else those of most lines."""
-    if named := next((name for mark, name in _MARKS.items() if data.startswith(mark)), encoding):
+    # Valid UTF-8 is not an accident, whatever the user says.
+    utf8 = not data.isascii() and BROKEN not in _read(data, ["utf-8"])[0]
+    if named := next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8" if utf8 else encoding):
         return [named]
     if re.search(rb"\x1b(?:\$[@B]|\([IJ])", data):
         return ["iso2022_jp", "iso2022_jp_ext"]  # the latter has half-width katakana

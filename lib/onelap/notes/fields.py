@@ -1,6 +1,5 @@
 """How the notes of a person are written: the kinds, the fields that hold a note's values, folders, encoding."""
 
-import codecs
 import dataclasses
 from dataclasses import dataclass
 
@@ -32,8 +31,8 @@ class Fields:
         wanted = {name: parameters.get(f"{name}_field", parameters.get(name)) for name in names}
         wanted |= {name: _split_names(name, wanted[name], least) for name, least in LISTS.items()}
         try:
-            codecs.lookup(wanted["encoding"] or "utf-8")
-        except LookupError:
+            "a".encode(wanted["encoding"] or "utf-8")
+        except (LookupError, UnicodeError):
             raise UserError(f"encoding: expected a name such as cp1251, found {wanted['encoding']!r}") from None
         return cls(**wanted)
 
@@ -45,7 +44,6 @@ class Fields:
 
 
 def _split_names(parameter: str, text: str, at_least: int) -> tuple[str, ...]:
-    """Split a parameter such as kinds="lesson, value"."""
     names = tuple(dict.fromkeys(name for part in text.split(",") if (name := normalize(part))))
     if len(names) < at_least:
         raise UserError(f"{parameter}: expected {at_least} or more names separated by commas, found {text!r}")

@@ -5,6 +5,7 @@ import math
 import re
 import tomllib
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 
@@ -13,7 +14,8 @@ import yaml
 
 from onelap.machine.names import HIDDEN, HIDDEN_CHARACTERS
 from onelap.notes.fields import TAG_FIELDS
-from onelap.notes.kinds import words_of
+from onelap.notes.kinds import tags_between_blanks, words_of
+from onelap.notes.rows import unwrapped
 
 MAX_HEAD = 10_000  # characters; a longer or more deeply nested one may kill the parser
 MAX_BRACKETS = 500
@@ -61,9 +63,9 @@ def _sound_blocks(head: str) -> dict:
 
 def texts_of(value: object) -> list[str]:
     """List the texts of a property's value: none for a blank, one for a list of lists of one."""
-    value = _member(value)
+    value = unwrapped(value)
     if isinstance(value, list):  # a list of several in it is not looked into: aliases may make it endless
-        members = map(_member, value)
+        members = map(unwrapped, value)
         return [text for member in members if not isinstance(member, list) for text in texts_of(member)]
     if not isinstance(value, str | int | float | date) or (isinstance(value, float) and math.isnan(value)):
         return []
@@ -74,19 +76,13 @@ def texts_of(value: object) -> list[str]:
     return [] if text.strip() in _NULL else [" ".join(text.split())]
 
 
-def _member(value: object) -> object:
-    while isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value
-
-
 def single(value: object) -> str:
     """Write a property's value on one line, links and tags as their words; empty for a blank or for several values."""
     texts = texts_of(value)
     return words_of(texts[0])[-1].removeprefix("#") if len(texts) == 1 else ""
 
 
-def tags_in(head: dict) -> list[str]:
-    """List the tags of front matter."""
+def tags_in(head: dict, kinds: Sequence[str]) -> list[str]:
+    """List the tags of front matter, between commas or blanks."""
     values = [text for name, value in head.items() if str(name).lower() in TAG_FIELDS for text in texts_of(value)]
-    return [tag for value in values for tag in re.split(r"[,\s]+", value)] + values
+    return [tag for value in values for part in value.split(",") for tag in tags_between_blanks(part.strip(), kinds)]

@@ -17,7 +17,7 @@ from onelap.machine.names import HIDDEN, normalize
 MAX_NAME = 200  # characters; what is longer names nothing
 EMOJI = r"\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}\u200d\u20e3\ufe0e\ufe0f"  # and their parts
 _MARKS = rf"{EMOJI}\p{{So}}\p{{Sk}}\s" r"\[\](){}<>【】「」『』■●◆▼*_~=\"'“”‘’`.。:：!！?？,、;·•|–—-"
-_BEFORE = rf"^(?:[#{_MARKS}]|\d\ufe0f?\u20e3|\d+(?:\.\d+)*[\s.)_–-]++(?!\d))+"
+_BEFORE = rf"^(?:[#{_MARKS}]|\d\ufe0f?\u20e3|\d+(?:\.\d+)*+[\s.)_–-]++(?!\d))+"
 _AROUND = regex.compile(rf"{_BEFORE}|(?:[{_MARKS}]|\s#+|\s[0-9a-f]{{32}})+$")
 _LINK = re.compile(r"#?\[\[([^\[\]|#]*)(?:#[^\[\]|]*)?(?:\|([^\[\]]*))?\]\]|\[([^\[\]]*)\]\(<?([^()]*?)>?\)")
 
@@ -31,7 +31,9 @@ def named_after(name: str, names: Sequence[str]) -> str:
 def kind_in(value: str, kinds: Sequence[str]) -> str:
     """Find the kind that a value names: `lesson`, `kind/Lessons`, `#lesson/work`, `[[Kinds/Lesson#x|shown]]`."""
     for path in words_of(value[:MAX_NAME]):
-        parts = path.strip("\"' ").removeprefix("#").split("/")
+        path = path.strip("\"' ").removeprefix("#")
+        is_words = " " in path.partition("/")[0] and not value.lstrip("#").startswith("[[")  # `a bed, work/lesson`
+        parts = [path] if is_words else path.split("/")
         stretches = (parts[start:end] for start in range(len(parts)) for end in range(len(parts), start, -1))
         if kind := next(filter(None, (named_after("/".join(stretch), kinds) for stretch in stretches)), ""):
             return kind
@@ -41,6 +43,11 @@ def kind_in(value: str, kinds: Sequence[str]) -> str:
 def kinds_in(values: Iterable[str], kinds: Sequence[str]) -> list[str]:
     """List the kinds that values name, each once, sorted."""
     return sorted({kind for value in values if (kind := kind_in(value, kinds))})
+
+
+def tags_between_blanks(value: str, kinds: Sequence[str]) -> list[str]:
+    """Split tags that stand between blanks; a link, or a kind of several words, is one tag."""
+    return [value] if value.startswith(("[", "#[")) or named_after(value, kinds) else value.split()
 
 
 def words_of(value: str) -> list[str]:

@@ -24,7 +24,7 @@ from markdown_it.rules_inline import StateInline, backtick
 
 from onelap.machine.names import HIDDEN_CHARACTERS
 from onelap.notes.fields import TAG_FIELDS, Fields
-from onelap.notes.kinds import EMOJI, kind_in, named_after
+from onelap.notes.kinds import EMOJI, kind_in, named_after, tags_between_blanks
 
 GIVE_AWAY = {"tag", "property", "heading"}
 _MARKDOWN = MarkdownIt("commonmark").disable(["reference", "html_block"])
@@ -35,12 +35,13 @@ _QUERY = regex.compile(
 # What programs write into a note: Excalidraw's drawing, Kanban's settings, Joplin's record, an exporter's last line.
 _PROGRAMS = {
     "drawing": r"^(?:%%[ \t]*\n)?#+ Drawing[ \t]*\n+```(?:compressed-)?json\n.*?^```[ \t]*(?:\n%%)?"
-    r"|^==⚠[^\n]*EXCALIDRAW[^\n]*==[^\n]*$|^# Excalidraw Data$|^## (?:Text Elements|Embedded Files|Element Links)$",
+    r"|^==⚠[^\n]*EXCALIDRAW[^\n]*==[^\n]*$|^#+ (?:Excalidraw Data|Text Elements|Embedded Files|Element Links)$"
+    r"|^[0-9a-f]{40}: [^\n]+$",
     "board": r"^%%[ \t]*kanban:settings.*?^%%",
-    "footer": r"(?:\n[ \t]*+(?:[-*_—]{2,}+[ \t]*+)?){1,4}\n[*_> ]{0,4}(?:sent (?:from my|via|with)|gesendet von|envoyé "
-    r"de(?:puis)? mon|enviado desde mi|inviato da|verzonden vanaf|(?:exported|created|generated|converted|clipped)"
-    r"(?: on [\d/. :-]+)? (?:from|with|by|using|via))\b[^\n,;:!?]{1,60}\s*\Z"
-    r"|^id: [0-9a-f]{32}\n(?:^[a-z_]+:[^\n]*+\n)*?type_: \d+\s*\Z",
+    "footer": r"(?:(?:\n[ \t]*+(?:[-*_—]{2,}+[ \t]*+)?){1,4}\n[*_> ]{0,4}(?:sent (?:from my|via|with)|gesendet von|"
+    r"envoyé de(?:puis)? mon|enviado desde mi|inviato da|verzonden vanaf|(?:exported|created|generated|converted|"
+    r"clipped)(?: on [\d/. :-]+)? (?:from|with|by|using|via))\b[^\n,;:!?]{1,60}|(?:\n[ \t]*+){1,4}"
+    r"(?:iPhoneから送信|get outlook for \w+)|^id: [0-9a-f]{32}\n(?:^[a-z_]+:[^\n]*+\n){0,40}?type_: \d+)\s*\Z",
 }
 _PROGRAMS = {what: regex.compile(pattern, regex.M | regex.S | regex.I) for what, pattern in _PROGRAMS.items()}
 
@@ -58,7 +59,7 @@ _INLINE = (
     rf"(?P<picture>!?\[(?:[^\[\]\n]++|\[[^\[\]\n]*+\])*+\]\(\s*{_DATA}[^()\n]*\)"
     r"|(?P<stays>^[ \t>]*+)\[[^\[\]\n]+\]:[ \t]*<?data:[^\n]*$"
     r"|<img\b[^<>]*?\bsrc\s*=\s*(?:\"data:[^\"]*\"|'data:[^']*'|data:[^\s>]*)[^<>]*>"
-    r"|data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=]{40,}+)"
+    r"|data:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=]{40,}+)"
     rf"|(?P<tag>{_TAG})"
     r"|!\[\[[^\[\]\n]*\]\]|!\[[^\[\]\n]*\]\[[^\[\]\n]*\]"  # embedded files
     r"|\[\[(?P<page>[^\[\]|\n]+)(?:\|(?P<alias>[^\[\]\n]*))?\]\]"
@@ -128,18 +129,18 @@ class Body:
     def _heading(self, match: regex.Match) -> Iterator[Cut]:
         words = re.sub(r"\[![^\[\]]+\][+-]?|\s\^[\w-]+\s*$", " ", match["line"])
         ways = [self._tag.sub(" ", words), words if words.lstrip("> ").startswith("# ") else ""]  # `# #lesson`
-        link = words.strip("#>*+- \t")
-        if any(named_after(way, self.kinds) for way in ways) or (link.startswith("[") and kind_in(link, self.kinds)):
+        link = regex.fullmatch(_LINK, words.strip("#>*+- \t"))
+        if any(named_after(way, self.kinds) for way in ways) or (link and kind_in(link[0], self.kinds)):
             yield Cut(*match.span(), what="heading")
 
     def _property(self, match: regex.Match) -> Iterator[Cut]:
         """Cut the kinds among a property's values; all of a property that holds nothing else."""
         spans, own = match.spans("item"), (match["own"] or "").lower()
+        if own in TAG_FIELDS and len(spans) == 1 and tags_between_blanks(match["item"], self.kinds) != [match["item"]]:
+            start, end = spans[0]
+            spans = [word.span() for word in regex.finditer(r"\S+", match.string, pos=start, endpos=end)]
         values = [match.string[start:end] for start, end in spans]
-        if own in TAG_FIELDS and len(spans) == 1 and not kind_in(values[0], self.kinds):  # `tags: lesson garden`
-            spans = [(spans[0][0] + word.start(), spans[0][0] + word.end()) for word in re.finditer(r"\S+", values[0])]
-            values = [match.string[start:end] for start, end in spans]
-        elif not own and match["colon"] != "::" and not all(value.startswith(("[", "#[")) for value in values):
+        if not own and match["colon"] != "::" and not all(value.startswith(("[", "#[")) for value in values):
             return  # such as `Left: none`
         kinds = [kind_in(value, self.kinds) for value in values]
         if own:
@@ -160,7 +161,7 @@ def _patterns(fields: Fields) -> tuple[regex.Pattern, ...]:
     punctuated = [kind for kind in spelled if regex.search(rf"[^\p{{L}}\p{{M}}\p{{N}}{EMOJI}\s_/-]", kind)]
     kinds, name = "".join(f"{kind}|" for kind in punctuated), _NAME.replace("FIELD", regex.escape(fields.kind))
     start = rf"^{_BEFORE}(?:<!--)?{_BLANK}{{0,4}}{name}"
-    end = rf"(?:{_BLANK}|%){{0,6}}(?:-->|\^[\w-]+)?(?:\|{_BLANK}*)?$(?:\n(?=[^\n]*\|)[-:|> \t]*-[-:| \t]*$)?\n?"
+    end = rf"(?:{_BLANK}|[%,;、，]){{0,6}}(?:-->|\^[\w-]+)?(?:\|{_BLANK}*)?$(?:\n(?=[^\n]*\|)[-:|> \t]*-[-:| \t]*$)?\n?"
     line = rf"{start}(?:{_COLON}|{_BLANK}{{0,40}}\|{_BLANK}{{0,40}}){_values()}{end}"
     patterns = rf"[\[(]{name}{_COLON}{_values('()')}[\])]|{line}", _HEADING, _INLINE, _TAG
     return tuple(regex.compile(pattern.replace("KINDS", kinds), regex.I | regex.M) for pattern in patterns)

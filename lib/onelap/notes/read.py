@@ -202,7 +202,7 @@ def _kind_of(values: dict, body: Body, default: str, fields: Fields) -> tuple[st
             return normalize(single(value)), ""  # unknown, and refused with all others
         shown = value if isinstance(value, bool) else f"a {type(value).__name__}"
         return "", f"`{fields.kind}` is {shown}: expected the name of a kind"
-    tags = body.tags.union(kinds_in(tags_in(values), fields.kinds))
+    tags = body.tags.union(kinds_in(tags_in(values, fields.kinds), fields.kinds))
     for what, found in {f"`{fields.kind}`": kinds, "properties": body.field, "tags": tags}.items():
         if found:
             return (*found, "") if len(found) == 1 else ("", f"{what} of several kinds: {', '.join(sorted(found))}")

@@ -56,9 +56,15 @@ def value_of(values: dict, field: str) -> object:
     same = [name for name in values if isinstance(name, str) and name.lower() == field.lower()]
     outer, _, inner = field.partition(".")
     value = values[field if field in same else same[0]] if same else value_of(values, outer) if inner else None
+    value = unwrapped(value)
+    return value if same else value_of(value, inner) if isinstance(value, dict) else None
+
+
+def unwrapped(value: object) -> object:
+    """Return the member of a list of one, or of lists of one in each other."""
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return value if same else value_of(value, inner) if isinstance(value, dict) else None
+    return value
 
 
 def fields_of(values: dict) -> list[str]:
