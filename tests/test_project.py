@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from onelap import PROJECT
-from onelap.notes.markup import split_front_matter
+from onelap.notes.head import split_head
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess:
@@ -33,7 +33,7 @@ def words(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def samples():
     paths = sorted((PROJECT / "data/sample_notes").glob("*/*.md"))
-    notes = {path: split_front_matter(path.read_text(encoding="utf-8")) for path in paths}
+    notes = {path: split_head(path.read_text(encoding="utf-8")) for path in paths}
     return {path.relative_to(PROJECT).as_posix(): head | {"content": text} for path, (head, text, _) in notes.items()}
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from onelap import UserError
 from onelap.machine.names import normalize
 
-TAG_FIELDS = ("tags", "tag")
-LISTS = {"kinds": 2, "styles": 1, "template_folders": 0}  # and how many names each has at least
+TAG_FIELDS, AT_LEAST = ("tags", "tag"), {"kinds": 2, "styles": 1, "template_folders": 0}  # names in each list
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,7 @@ class Fields:
     kind: str = "kind"
     source: str = "source"
     style: str = "style"
-    styles: tuple[str, ...] = ("raw", "tidied")
-    """Names of folders that say how their notes are written; a field may say anything. The first will be sorted."""
+    styles: tuple[str, ...] = ("raw", "tidied")  # that folders may name; a field may name any; the first will be sorted
     template_folders: tuple[str, ...] = ("template", "templates")  # are passed over
     encoding: str = ""  # of all files, by its name in Python; empty where it is found for each
 
@@ -29,7 +27,7 @@ class Fields:
         """Make them from parameters. Raises UserError for fewer than two kinds, no style, or an unknown encoding."""
         names = [field.name for field in dataclasses.fields(cls)]
         wanted = {name: parameters.get(f"{name}_field", parameters.get(name)) for name in names}
-        wanted |= {name: _split_names(name, wanted[name], least) for name, least in LISTS.items()}
+        wanted |= {name: _split_names(name, wanted[name], least) for name, least in AT_LEAST.items()}
         try:
             "a".encode(wanted["encoding"] or "utf-8")
         except (LookupError, UnicodeError):

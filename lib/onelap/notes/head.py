@@ -20,8 +20,7 @@ from onelap.notes.rows import unwrapped
 MAX_HEAD = 10_000  # characters; a longer or more deeply nested one may kill the parser
 MAX_BRACKETS = 500
 _YAML = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # every scalar is text: `no` is a word, as in YAML 1.2
-_NULL = {"", "~", "null", "Null", "NULL", ".nan", ".NaN", ".NAN"}  # https://yaml.org/spec/1.2.2/#103-core-schema
-_NULL |= {"nan", "NaN", "<NA>"}  # as pandas writes them
+_NULL = {"", "~", "null", "Null", "NULL", ".nan", ".NaN", ".NAN", "nan", "NaN", "<NA>"}  # of YAML 1.2, and of pandas
 _BLANK = rf"[\p{{Zs}}\t{HIDDEN_CHARACTERS}]"
 _HEAD = regex.compile(rf"(?ms)\A(?:{_BLANK}|\n)*+(---|\+\+\+){_BLANK}*+\n(.*?)^(?:\1|\.\.\.){_BLANK}*+(?:\n|\Z)")
 _BLOCK = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # a property begins at the margin, and lasts to the next one

@@ -5,6 +5,7 @@ reason, never dropped silently; nothing on disk is changed.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from onelap.notes.labels import LABELS_SUFFIX, read_labels
 from onelap.notes.markup import Body
 from onelap.notes.rows import ROW_SUFFIXES, fields_of, rows_of, value_of
 
+_PICTURE_DATA = re.compile(r"(;base64,[\w+/=]{100})[\w+/=]{1000,}", re.ASCII)  # enough is left to know it by
 TEXT_SUFFIXES = {".md", ".markdown", ".txt"}
 
 
@@ -140,8 +142,8 @@ def note_of_row(
     place, text = replace(place, row_id=value_of(values, "id")), value_of(values, fields.text)
     if not isinstance(text, str):
         problem = f"is missing, there are {', '.join(fields_of(values)) or 'none'}" if text is None else "is not text"
-        # A folder may hold JSON of other programs.
-        return Skip(place, f"the field `{fields.text}` {problem}", broken=not place.path.lower().endswith(".json"))
+        foreign = place.path.lower().endswith(".json")  # of another program
+        return Skip(place, f"the field `{fields.text}` {problem}", broken=not foreign)
     return _note(place, text, values, fields, defaults or {}, encoding)
 
 
@@ -156,12 +158,13 @@ def _note(
 ) -> Note | Skip:
     """Make a note of a raw text; values of its row go before those of its front matter, and these before `defaults`."""
     too_long = Skip(place, f"over {MAX_BYTES / 1e6:.0f} MB", broken=True)
-    if len(raw) > MAX_BYTES and "data:" not in raw and "compressed-json" not in raw:
-        return too_long  # before it is parsed: what can be taken out of it does not make it a note
     # JSON can carry what no file can: other line ends, NUL, and half an emoji.
     raw = compose("NFC", raw.replace("\r\n", "\n").replace("\r", "\n"))
-    valid = raw.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    head, below, sound = split_head(valid)
+    text = _PICTURE_DATA.sub(r"\1", raw).replace("\x00", "\ufffd")
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if len(text) > MAX_BYTES and "compressed-json" not in text:
+        return too_long  # before it is parsed
+    head, below, sound = split_head(text)
     pairs = [*head.items(), *((name, value) for name, value in row.items() if value is not None and str(value).strip())]
     values, body = {str(name).lower(): value for name, value in pairs}, Body(below, fields)
     body.programs["front matter in a row"] += bool(head and place.line)
