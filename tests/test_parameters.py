@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from onelap import PROJECT, UserError
-from onelap.lap.parameters import NOTEBOOKS, SET_BY_THE_RUNNER, read_parameters, read_schema
+from onelap.lap.parameters import NOTEBOOKS, SET_BY_THE_RUNNER, inspect, inspect_quickly, read_parameters, read_schema
 
 EMBEDDED = PROJECT / "params/embedded.yaml"
 FILES = sorted((PROJECT / "params").glob("*.yaml"))
@@ -181,3 +181,10 @@ def test_file_that_is_not_a_parameter_file_is_refused(tmp_path, written, expecte
 def test_missing_parameter_file_lists_the_ones_that_exist(tmp_path):
     with pytest.raises(UserError, match=r"no such parameter file; there are .*params/one_lap.yaml"):
         read_parameters(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_quick_reading_of_a_parameters_cell_finds_what_papermill_does(notebook):
+    quick = inspect_quickly(notebook)
+    slow = {name: {key: line[key] for key in quick[name]} for name, line in inspect(notebook).items()}
+    assert quick == slow and "run_dir" in quick
