@@ -48,7 +48,7 @@ _PROGRAMS = {what: regex.compile(pattern, regex.M | regex.S | regex.I) for what,
 _HIDDEN = rf"[{HIDDEN_CHARACTERS}]{{0,4}}"
 _BLANK = rf"[\p{{Zs}}\t{HIDDEN_CHARACTERS}]"
 _ABOVE = regex.compile(rf"\A(?:{_BLANK}*+\n)*+[{HIDDEN_CHARACTERS}]*+")
-_AROUND = regex.compile(rf"\A(?:{_BLANK}|\s)++|(?<!{_BLANK}|\s)(?:{_BLANK}|\s)++\Z")
+_EDGES = "".join(regex.findall(rf"{_BLANK}|\s", "".join(map(chr, range(0x10000)))))
 _LINK = r"#?\[\[[^\[\]\n]*\]\]|\[[^\[\]\n]*\]\([^()\n]*\)"
 _TAG = (
     rf"{_HIDDEN}(?<![\p{{L}}\p{{M}}\p{{N}}_&/#\"'=\[\\<])(?<!\]\()"  # C#, web addresses, [a link](#below), HTML
@@ -111,7 +111,7 @@ class Body:
                 position = cut.end
                 removed[cut.what] += 1
         removed[""] = 0
-        return _AROUND.sub("", "".join([*pieces, self.raw[position:]])), +removed
+        return "".join([*pieces, self.raw[position:]]).strip(_EDGES), +removed
 
     def _inline(self, match: regex.Match) -> Iterator[Cut]:
         if match["tag"]:

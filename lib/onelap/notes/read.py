@@ -76,10 +76,10 @@ def read_each(path: Path, fields: Fields) -> Iterator[Note | Skip]:
             item = Skip(item.place, "no text")
         if isinstance(item, Note):
             identity = _unique(item.id, ids)
-            kind = named_after(label, fields.kinds) or label if (label := labels.get(identity)) else item.kind
-            text, removed = item.body.text(kind)
-            item = replace(item, id=identity, kind=kind, text=text, removed=removed)
-            item = item if text else Skip(item.place, "no text beside what names its kind")
+            if label := labels.get(identity):
+                text, removed = item.body.text(label)
+                item = replace(item, kind=named_after(label, fields.kinds) or label, text=text, removed=removed)
+            item = replace(item, id=identity) if item.text else Skip(item.place, "no text beside what names its kind")
         yield item
 
 
