@@ -177,7 +177,7 @@ def _values(excluded: str = "") -> str:
 def _without_code(text: str) -> str:
     """The text with NUL in the place of every character of code, so that positions stay the same."""
     tokens, starts, code = [], [0, *(match.end() for match in re.finditer(r"\n|\Z", text))], []
-    if any(sign in text for sign in ("`", "~~~", "    ", "\t")):  # half of all notes have no code, and need no parser
+    if any(sign in text for sign in ("`", "~~~", "    ", "\t")):  # a note without these has no code
         _MARKDOWN.block.parse(text, _MARKDOWN, {}, tokens)
     for token in tokens:
         if token.type in ("fence", "code_block"):
