@@ -67,8 +67,8 @@ def decode(data: bytes, encoding: str = "", rows: bool = False) -> tuple[str, st
 
 def _family(data: bytes, encoding: str, rows: bool) -> list[str]:
     """The encodings to try: those that marks, the user, escapes or NUL bytes point to, else those of most lines."""
-    # Valid UTF-8 is not an accident, whatever the user says.
-    utf8 = not data.isascii() and BROKEN not in _read(data, ["utf-8"])[0]
+    text, _ = _read(data, ["utf-8"])
+    utf8 = not data.isascii() and BROKEN not in text  # which is not an accident, whatever the user says
     if named := next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8" if utf8 else encoding):
         return [named]
     if re.search(rb"\x1b(?:\$[@B]|\([IJ])", data):
@@ -76,7 +76,6 @@ def _family(data: bytes, encoding: str, rows: bool) -> list[str]:
     zeros = data[0::2].count(0), data[1::2].count(0)
     if len(data) % 2 == 0 and max(zeros) > 0.3 * len(data) / 2 and min(zeros) == 0:
         return ["utf-16-be" if zeros[0] else "utf-16-le"]  # Western text without a mark
-    text, _ = _read(data, ["utf-8"])
     units = [unit for unit in (text.split("\n") if rows else text) if not unit.isascii()] if BROKEN in text else []
     if sum(BROKEN in unit for unit in units) <= (0.5 if rows else DAMAGED) * len(units):
         return ["utf-8"]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from onelap import UserError
 from onelap.machine.names import normalize
 
-TAG_FIELDS, AT_LEAST = ("tags", "tag"), {"kinds": 2, "styles": 1, "template_folders": 0}  # names in each list
+TAG_FIELDS = ("tags", "tag")
+AT_LEAST = {"kinds": 2, "styles": 1, "template_folders": 0}  # names in each list
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from datetime import date
 import regex
 import yaml
 
-from onelap.machine.names import HIDDEN, HIDDEN_CHARACTERS
+from onelap.machine.names import BLANK, HIDDEN
 from onelap.notes.fields import TAG_FIELDS
 from onelap.notes.kinds import tags_between_blanks, words_of
 from onelap.notes.rows import unwrapped
@@ -21,8 +21,7 @@ MAX_HEAD = 10_000  # characters; a longer or more deeply nested one may kill the
 MAX_BRACKETS = 500
 _YAML = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # every scalar is text: `no` is a word, as in YAML 1.2
 _NULL = {"", "~", "null", "Null", "NULL", ".nan", ".NaN", ".NAN", "nan", "NaN", "<NA>"}  # of YAML 1.2, and of pandas
-_BLANK = rf"[\p{{Zs}}\t{HIDDEN_CHARACTERS}]"
-_HEAD = regex.compile(rf"(?ms)\A(?:{_BLANK}|\n)*+(---|\+\+\+){_BLANK}*+\n(.*?)^(?:\1|\.\.\.){_BLANK}*+(?:\n|\Z)")
+_HEAD = regex.compile(rf"(?ms)\A(?:{BLANK}|\n)*+(---|\+\+\+){BLANK}*+\n(.*?)^(?:\1|\.\.\.){BLANK}*+(?:\n|\Z)")
 _BLOCK = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # a property begins at the margin, and lasts to the next one
 
 

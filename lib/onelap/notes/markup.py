@@ -22,7 +22,7 @@ import regex
 from markdown_it import MarkdownIt
 from markdown_it.rules_inline import StateInline, backtick
 
-from onelap.machine.names import HIDDEN_CHARACTERS
+from onelap.machine.names import BLANK, HIDDEN_CHARACTERS
 from onelap.notes.fields import TAG_FIELDS, Fields
 from onelap.notes.kinds import EMOJI, kind_in, named_after, tags_between_blanks
 
@@ -46,9 +46,8 @@ _PROGRAMS = {
 _PROGRAMS = {what: regex.compile(pattern, regex.M | regex.S | regex.I) for what, pattern in _PROGRAMS.items()}
 
 _HIDDEN = rf"[{HIDDEN_CHARACTERS}]{{0,4}}"
-_BLANK = rf"[\p{{Zs}}\t{HIDDEN_CHARACTERS}]"
-_ABOVE = regex.compile(rf"\A(?:{_BLANK}*+\n)*+[{HIDDEN_CHARACTERS}]*+")
-_EDGES = "".join(regex.findall(rf"{_BLANK}|\s", "".join(map(chr, range(0x10000)))))
+_ABOVE = regex.compile(rf"\A(?:{BLANK}*+\n)*+[{HIDDEN_CHARACTERS}]*+")
+_EDGES = "".join(regex.findall(rf"{BLANK}|\s", "".join(map(chr, range(0x10000)))))
 _LINK = r"#?\[\[[^\[\]\n]*\]\]|\[[^\[\]\n]*\]\([^()\n]*\)"
 _TAG = (
     rf"{_HIDDEN}(?<![\p{{L}}\p{{M}}\p{{N}}_&/#\"'=\[\\<])(?<!\]\()"  # C#, web addresses, [a link](#below), HTML
@@ -67,12 +66,12 @@ _INLINE = (
     r"|(?:^|[ \t])\^(?=[\w-]*[a-z])[\w-]+[ \t]*$"  # the id of a block
 )
 _NAME = r"[*_]{0,3}+(?:(?P<own>FIELD|tags?)|\p{L}[\p{L}\p{M}\p{N} _-]{0,30}?)[*_]{0,3}+"
-_COLON = rf"{_BLANK}{{0,4}}(?P<colon>::?|：)[*_]{{0,3}}+{_BLANK}{{0,4}}"
+_COLON = rf"{BLANK}{{0,4}}(?P<colon>::?|：)[*_]{{0,3}}+{BLANK}{{0,4}}"
 _BEFORE = r"[ \t>%+*|-]{0,12}(?:\d{1,3}[.)][ \t])?(?:\[.\][ \t])?"  # quotes, lists, tasks, comments, tables
 _UNDERLINE = r"\n[ \t>]*(?:=+|--+)[ \t]*$"
 _HEADING = (
     rf"(?:(?<![^\n]\n)^(?P<line>[^\n]{{1,80}}){_UNDERLINE}|(?:\A|^(?={_BEFORE}"
-    rf"(?:\#+{_BLANK}|\*\*|__|\[!|\[\[|[【『■●◆▼])))(?P<line>[^\n]{{1,80}})$)\n?"
+    rf"(?:\#+{BLANK}|\*\*|__|\[!|\[\[|[【『■●◆▼])))(?P<line>[^\n]{{1,80}})$)\n?"
 )
 
 
@@ -93,8 +92,9 @@ class Body:
         for what, pattern in _PROGRAMS.items():
             text, self.programs[what] = pattern.subn("", text)
         self.raw = text = _ABOVE.sub("", text)
-        masked, cuts, self._tag = _without_code(text), [], _patterns(fields)[-1]
-        for pattern, read in zip(_patterns(fields), (self._property, self._heading, self._inline), strict=False):
+        *patterns, self._tag = _patterns(fields)
+        masked, cuts = _without_code(text), []
+        for pattern, read in zip(patterns, (self._property, self._heading, self._inline), strict=True):
             cuts += (cut for match in pattern.finditer(masked) for cut in read(match))
         self.cuts = sorted(cuts, key=lambda cut: (cut.start, -cut.end))
 
@@ -160,9 +160,9 @@ def _patterns(fields: Fields) -> tuple[regex.Pattern, ...]:
     spelled = [r"[ _-]?".join(map(regex.escape, kind.split())) for kind in sorted(fields.kinds, key=len, reverse=True)]
     punctuated = [kind for kind in spelled if regex.search(rf"[^\p{{L}}\p{{M}}\p{{N}}{EMOJI}\s_/-]", kind)]
     kinds, name = "".join(f"{kind}|" for kind in punctuated), _NAME.replace("FIELD", regex.escape(fields.kind))
-    start = rf"^{_BEFORE}(?:<!--)?{_BLANK}{{0,4}}{name}"
-    end = rf"(?:{_BLANK}|[%,;、，]){{0,6}}(?:-->|\^[\w-]+)?(?:\|{_BLANK}*)?$(?:\n(?=[^\n]*\|)[-:|> \t]*-[-:| \t]*$)?\n?"
-    line = rf"{start}(?:{_COLON}|{_BLANK}{{0,40}}\|{_BLANK}{{0,40}}){_values()}{end}"
+    start = rf"^{_BEFORE}(?:<!--)?{BLANK}{{0,4}}{name}"
+    end = rf"(?:{BLANK}|[%,;、，]){{0,6}}(?:-->|\^[\w-]+)?(?:\|{BLANK}*)?$(?:\n(?=[^\n]*\|)[-:|> \t]*-[-:| \t]*$)?\n?"
+    line = rf"{start}(?:{_COLON}|{BLANK}{{0,40}}\|{BLANK}{{0,40}}){_values()}{end}"
     patterns = rf"[\[(]{name}{_COLON}{_values('()')}[\])]|{line}", _HEADING, _INLINE, _TAG
     return tuple(regex.compile(pattern.replace("KINDS", kinds), regex.I | regex.M) for pattern in patterns)
 
@@ -171,7 +171,7 @@ def _values(excluded: str = "") -> str:
     """Pattern of a property's values, each an `item`, between commas or, if they are links or tags, blanks."""
     words = rf"(?![\s#])(?:(?!\s[#^]|%%|-->)[^,;、，|\n\[\]{excluded}]){{1,200}}+"
     item = rf"(?P<item>{_LINK}|{_TAG}|{words})"
-    return rf"{item}(?:{_BLANK}*[,;、，|]{_BLANK}*{item}|{_BLANK}+(?=[#\[]){item})*+"
+    return rf"{item}(?:{BLANK}*[,;、，|]{BLANK}*{item}|{BLANK}+(?=[#\[]){item})*+"
 
 
 def _without_code(text: str) -> str:
