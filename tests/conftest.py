@@ -21,6 +21,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from onelap.arms.prompts import LETTERS
 from onelap.cli import main
 from onelap.lap.history import list_runs
 from onelap.machine import guard, process
@@ -31,7 +32,7 @@ TOY_RECIPE = Recipe(
     epochs=1.0,
     learning_rate=1e-3,
     effective_batch=8,
-    micro_batch=4,
+    micro_batch_tokens=640,
     lora_rank=4,
     lora_alpha=8,
     lora_dropout=0.05,
@@ -94,7 +95,8 @@ def toy_base(tmp_path_factory) -> Path:
     from tools.make_base import train_tokenizer
 
     folder = tmp_path_factory.mktemp("toy_base")
-    tokenizer = train_tokenizer([note["text"] for note in toy_notes(100)], [])
+    words = " ".join(["a", *TOY_WORDS, *LETTERS])  # as in a real vocabulary, each has a token of its own after a space
+    tokenizer = train_tokenizer([note["text"] for note in toy_notes(100)], [words] * 10)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(

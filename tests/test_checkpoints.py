@@ -145,11 +145,12 @@ def test_training_ended_by_its_budget_is_not_resumed(make, tmp_path):
 
 def test_resumed_training_keeps_the_smaller_settings(make, tmp_path):
     trainer = make("t")
-    trainer._descend()
+    trainer._descend([torch.zeros(100)] * 8)
     train_until(2, trainer, tmp_path / "a")
     resumed = make("t")
     train(resumed, tmp_path / "a", 600)
-    assert resumed.rungs == trainer.rungs == ["micro_batch=2"] and resumed.piece == 2
+    assert resumed.rungs == trainer.rungs == [f"micro_batch_tokens={trainer.tokens}"]
+    assert resumed.tokens == trainer.tokens < make("other").tokens
 
 
 def test_folders_with_other_names_are_left_alone(make, tmp_path):

@@ -67,7 +67,7 @@ def prepare(toy_base, tmp_path_factory):
             notes.assign(part=["train"] * 44 + ["validation"] * 8 + ["test"] * 8), {"kinds": sorted(TOY_WORDS)}
         )
         parameters, _ = read_parameters(None)
-        parameters |= {"base_model": str(toy_base), "max_length": 160, "lora_dropout": 0.0, "micro_batch": 2}
+        parameters |= {"base_model": str(toy_base), "max_length": 160, "micro_batch_tokens": 320, "precision": "fp32"}
         parameters |= {"epochs": 1.0, "evaluations": 2} | changed
         run.params_path.write_text(yaml.safe_dump(parameters), encoding="utf-8")
         return run
@@ -139,7 +139,7 @@ def test_two_processes_stop_by_one_clock(launched):
 
 
 def test_training_that_cannot_be_shared_is_refused(prepare, monkeypatch):
-    run = prepare("refused", micro_batch=4)
+    run = prepare("refused", effective_batch=6)
     with pytest.raises(UserError, match="--shard: expected several processes, found one"):
         train_run(run, sharded=True)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -147,5 +147,5 @@ def test_training_that_cannot_be_shared_is_refused(prepare, monkeypatch):
         train_run(run, sharded=False)
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UserError, match="expected a divisor of effective_batch 8, found 4 times 4 processes"):
+    with pytest.raises(UserError, match="effective_batch: expected a multiple of the number of processes, found 6 for 4"):
         train_run(run, sharded=False)

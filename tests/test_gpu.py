@@ -21,7 +21,7 @@ from tests.test_checkpoints import train_until
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 
 # Matrices of rank 64 are large enough for an optimizer in 8 bits.
-RECIPE = replace(TOY_RECIPE, epochs=4.0, micro_batch=8, lora_rank=64, checkpoint_minutes=0.0)
+RECIPE = replace(TOY_RECIPE, epochs=4.0, micro_batch_tokens=2000, lora_rank=64, checkpoint_minutes=0.0)
 NOTES = pd.DataFrame(toy_notes(48))
 
 

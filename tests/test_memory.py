@@ -44,16 +44,15 @@ def prompt(toy_base):
 @pytest.fixture
 def make(toy_base, tmp_path, prompt):
     def build(folder, **changes):
-        recipe = replace(TOY_RECIPE, lora_dropout=0.0, micro_batch=8, evaluations=1, **changes)
+        recipe = replace(TOY_RECIPE, lora_dropout=0.0, micro_batch_tokens=5000, evaluations=1, **changes)
         train_notes, validation = NOTES[:40], NOTES[40:]
-        return prepare_trainer(toy_base, prompt, choose_precision(), recipe, train_notes, validation, tmp_path / folder)
+        return prepare_trainer(toy_base, prompt, choose_precision("fp32"), recipe, train_notes, validation, tmp_path / folder)
 
     return build
 
 
 def longest(trainer):
-    answers = sum(map(len, trainer.prompt.branches))
-    return max(len(row["input_ids"]) for row in trainer.train_dataset) + answers
+    return max(len(row["input_ids"]) for row in trainer.train_dataset) + trainer.prompt.longest_answer - 1
 
 
 def weights(trainer):
@@ -65,7 +64,8 @@ def test_smaller_micro_batches_learn_the_same_and_are_logged(make, tmp_path, eff
     plain, narrow = make("plain", effective_batch=effective_batch), make("narrow", effective_batch=effective_batch)
     SmallGpu(narrow.model, 3 * longest(narrow))
     expected, log = train(plain, tmp_path / "a", 600), train(narrow, tmp_path / "b", 600)
-    assert narrow.rungs == ["micro_batch=4", "micro_batch=2"]
+    assert len(narrow.rungs) > 1 and all(re.fullmatch(r"micro_batch_tokens=\d+", rung) for rung in narrow.rungs)
+    assert longest(narrow) <= narrow.tokens <= 3 * longest(narrow)
     assert list(log["rung"].dropna()) == narrow.rungs
     np.testing.assert_allclose(log["loss"].dropna(), expected["loss"].dropna(), rtol=1e-4)
     assert narrow.state.global_step == plain.state.global_step == len(log["loss"].dropna())
@@ -93,7 +93,7 @@ def test_out_of_memory_in_backward_pass_counts_no_gradient_twice(make):
     # Fails in the backward pass, at the first block.
     handle = trainer.model.base_model.model.model.layers[0].mlp.register_full_backward_hook(fail_once)
     actual = gradients()
-    assert trainer.rungs == ["micro_batch=4"]
+    assert trainer.rungs == [f"micro_batch_tokens={trainer.tokens}"]
     for name, gradient in expected.items():
         torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6)
 
@@ -103,8 +103,10 @@ def test_ladder_shortens_texts_last_and_then_raises(make, tmp_path):
     SmallGpu(trainer.model, longest(trainer) - 40, longest(trainer) - 10)
     train(trainer, tmp_path / "a", 600)
     rungs = trainer.rungs
-    assert rungs[:4] == ["micro_batch=4", "micro_batch=2", "micro_batch=1", "gradient_checkpointing=true"]
-    assert len(rungs) > 5 and all(re.fullmatch(r"\d+ tokens a (validation )?note", rung) for rung in rungs[4:])
+    above = rungs.index("gradient_checkpointing=true")
+    assert above > 1 and all(rung.startswith("micro_batch_tokens=") for rung in rungs[:above])
+    below = rungs[above + 1 :]
+    assert len(below) > 1 and all(re.fullmatch(r"\d+ tokens a (validation )?note", rung) for rung in below)
     assert any("validation" in rung for rung in rungs)
     assert trainer.state.global_step == trainer.state.max_steps == 5
     hopeless = make("hopeless")
@@ -133,7 +135,7 @@ def test_processes_that_share_a_base_stop_when_memory_runs_out(make):
 
 
 def test_scoring_continues_in_smaller_batches(toy_base, prompt):
-    model = load_base(toy_base, choose_precision())
+    model = load_base(toy_base, choose_precision("fp32"))
     texts = [note["text"] for note in toy_notes(20)]
     expected, _ = score(model, prompt, texts, 8)
     SmallGpu(model, 250)

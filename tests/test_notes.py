@@ -418,12 +418,12 @@ def test_command_reports_all_mistakes_at_once_before_any_notebook(onelap, tmp_pa
     result = onelap(
         "run", "params/embedded.yaml", "--run", tmp_path / "run",
         "-p", f"notes_path={tmp_path}/nowhere", "-p", f"base_model={tmp_path}",
-        "-p", "lora_rnak=3", "-p", "micro_batch=3",
+        "-p", "lora_rnak=3", "-p", "micro_batch_tokens=3",
     )  # fmt: skip
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert "lora_rnak: unknown parameter; did you mean lora_rank?" in line
-    assert "micro_batch: expected a divisor of effective_batch 8, found 3" in line
+    assert "micro_batch_tokens: expected" in line
     assert "no such folder or file" in line
     assert "expected a Hugging Face model folder, found no config.json and no tokenizer*" in line
     assert not (tmp_path / "run").exists()

@@ -111,11 +111,11 @@ def test_parameters_cell_hides_no_line_from_papermill(path):
 def test_all_problems_are_reported_together(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(
-        "epochs: many\nmicro_batch: 2.5\nshow_text: 1\ntest_share: 0.9\nprecision: half\n", encoding="utf-8"
+        "epochs: many\nmicro_batch_tokens: 2.5\nshow_text: 1\ntest_share: 0.9\nprecision: half\n", encoding="utf-8"
     )
     assert set(read_parameters(path, ["seed=x", "nothing"])[1]) == {
         "epochs: expected float, found str 'many'",
-        "micro_batch: expected int, found float 2.5",
+        "micro_batch_tokens: expected int, found float 2.5",
         "show_text: expected bool, found int 1",
         "test_share: expected 0.05 to 0.5, found 0.9",
         "precision: expected one of auto, bf16, fp16, fp32, found 'half'",

@@ -76,7 +76,7 @@ def test_user_error_in_a_notebook_keeps_its_message(new_run, notebook):
 
 def test_out_of_memory_comes_with_advice(new_run, notebook):
     cell = "import torch\nraise torch.OutOfMemoryError('CUDA out of memory')"
-    with pytest.raises(NotebookFailed, match="a smaller micro_batch, score_batch or max_length needs less"):
+    with pytest.raises(NotebookFailed, match="a smaller micro_batch_tokens, score_batch or max_length needs less"):
         run_lap(new_run, {}, [notebook("greedy", FINE, cell)])
 
 

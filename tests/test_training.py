@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.integrations import sdpa_attention
 
 from onelap import UserError
 from onelap.arms.base import load_adapter, load_base, load_tokenizer
@@ -19,7 +20,8 @@ from onelap.lap.run import Run
 from onelap.machine.precision import Precision, check_formats, choose_precision
 from onelap.machine.store import read_lines
 from onelap.qlora.plan import measure, workload_of
-from onelap.qlora.trainer import LABEL_LOSS_WEIGHT
+from onelap.qlora.recipe import micro_batches, notes_a_process
+from onelap.qlora.trainer import WRITING_WEIGHT
 from onelap.qlora.training import TARGETS, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
@@ -36,7 +38,7 @@ def training(toy_base, tmp_path):
     run.write_dataset(notes, {"kinds": KINDS})
     prompt = build_prompt(load_tokenizer(toy_base), KINDS, 160)
     return (
-        prepare_trainer(toy_base, prompt, choose_precision(), TOY_RECIPE, *parts_of(run), run.training_path),
+        prepare_trainer(toy_base, prompt, choose_precision("fp32"), TOY_RECIPE, *parts_of(run), run.training_path),
         prompt,
         run,
     )
@@ -87,7 +89,7 @@ def test_gradients_reach_every_lora_matrix_after_a_validation_pass(training):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_loss_is_that_of_the_scored_kinds_plus_spelling(training, temperature):
+def test_loss_is_that_of_the_scored_kinds_plus_writing(training, temperature):
     trainer, prompt, run = training
     trainer.recipe = replace(TOY_RECIPE, label_temperature=temperature)
     notes = run.read_part("validation")
@@ -95,29 +97,45 @@ def test_loss_is_that_of_the_scored_kinds_plus_spelling(training, temperature):
     log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
     columns = [KINDS.index(kind) for kind in notes["kind"]]
     expected = -log_p[range(len(notes)), columns].mean()
-    spelling = np.mean([spelling_loss(trainer.model, prompt, *note) for note in notes[["text", "kind"]].values])
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected + LABEL_LOSS_WEIGHT * spelling, rel=1e-4)
+    writing = np.mean([writing_loss(trainer.model, prompt, *note) for note in notes[["text", "kind"]].values])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected + WRITING_WEIGHT * writing, rel=1e-4)
 
 
-def spelling_loss(model, prompt, text, kind):
-    """Compute the usual loss by transformers: the label's tokens one after the other, in nats a label."""
-    start, answer = prompt.encode(text), prompt.answers[kind]
-    labels = torch.tensor([[-100] * len(start) + answer])
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([start + answer]), labels=labels).loss.item() * len(answer)
+@torch.no_grad()
+def writing_loss(model, prompt, text, kind):
+    """Nats of beginning with any kind, and of each further token of this one, read one after the other."""
+    ids, (_, *rest) = prompt.encode(text), prompt.answers[kind]
+    first = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+    nats = -first[list(prompt.answer_tokens.values())].sum().log().item()
+    ids.append(prompt.answer_tokens[kind])
+    for token in rest:
+        nats -= model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token].item()
+        ids.append(token)
+    return nats
 
 
-def test_micro_batch_does_not_change_the_loss(training, toy_base, tmp_path):
-    """20 notes in batches of 6 leave a last batch of 2; the others are accumulated from micro-batches of 3."""
+def test_micro_batches_do_not_change_the_loss(training, toy_base, tmp_path):
+    """20 notes in batches of 6 leave a last batch of 2."""
     _, prompt, run = training
 
-    def losses(micro_batch, effective_batch):
-        recipe = replace(TOY_RECIPE, micro_batch=micro_batch, effective_batch=effective_batch, lora_dropout=0.0)
-        folder, precision = tmp_path / str(micro_batch), choose_precision()
+    def losses(tokens):
+        recipe = replace(TOY_RECIPE, micro_batch_tokens=tokens, effective_batch=6, lora_dropout=0.0)
+        folder, precision = tmp_path / str(tokens), choose_precision("fp32")
         trainer = prepare_trainer(toy_base, prompt, precision, recipe, *parts_of(run), folder)
-        return train(trainer, folder / "adapter", 600)["loss"].dropna().to_numpy()
+        passes = []
+        trainer.model.register_forward_pre_hook(lambda *_: passes.append(1))
+        return train(trainer, folder / "adapter", 600)["loss"].dropna().to_numpy(), len(passes)
 
-    np.testing.assert_allclose(losses(3, 6), losses(6, 6), rtol=1e-3)
+    (whole, few), (split, many) = losses(5000), losses(250)
+    assert many > few + 4
+    np.testing.assert_allclose(split, whole, rtol=1e-3)
+
+
+def test_micro_batches_hold_as_many_notes_as_fit_with_padding():
+    assert micro_batches([10, 40, 20, 30, 12], 60) == [[1], [3, 2], [4, 0]]
+    assert micro_batches([10, 40, 20], 1000) == [[1, 2, 0]]
+    assert micro_batches([90, 10], 60) == [[0], [1]], "a note that is longer is alone"
+    assert micro_batches([], 60) == []
 
 
 def test_gradient_checkpointing_computes_a_block_twice_and_gives_the_same_loss_and_gradients(training):
@@ -163,7 +181,7 @@ def test_training_learns_and_its_saved_adapter_gives_the_same_probabilities(trai
     assert losses.iloc[-1] < losses.iloc[0]
     texts = run.read_part("test")["text"].tolist()
     trained, _ = score(trainer.model, prompt, texts, 4)
-    reloaded = load_adapter(load_base(toy_base, choose_precision()), run.adapter_path)
+    reloaded = load_adapter(load_base(toy_base, choose_precision("fp32")), run.adapter_path)
     assert abs(score(reloaded, prompt, texts, 4)[0] - trained).max() < 1e-5
 
 
@@ -207,10 +225,12 @@ def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, train
     assert model.dtype == torch.bfloat16 and check_probe(model, prompt, texts, tmp_path / "probe.json") < 1e-6
 
 
-def test_micro_batch_that_does_not_divide_the_batch_is_refused():
-    recipe = replace(TOY_RECIPE, micro_batch=3)
-    with pytest.raises(UserError, match="micro_batch: expected a divisor of effective_batch 8, found 3"):
-        _ = recipe.accumulation
+def test_batch_that_processes_cannot_share_evenly_is_refused(monkeypatch):
+    assert notes_a_process(8) == 8
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert notes_a_process(8) == 2
+    with pytest.raises(UserError, match="effective_batch: expected a multiple of the number of processes, found 6"):
+        notes_a_process(6)
 
 
 def test_damaged_json_lines_are_one_clear_error(tmp_path):
@@ -238,7 +258,8 @@ def test_measure_changes_no_weight_and_no_random_number(training):
     assert torch.equal(torch.get_rng_state(), state)
     for name, weight in lora_parameters(trainer.model).items():
         assert weight.grad is None and torch.equal(weight, before[name])
-    assert workload_of(trainer).longest >= 4 * max(len(row["input_ids"]) for row in trainer.train_dataset)
+    longest = max(len(row["input_ids"]) for row in trainer.train_dataset)
+    assert longest < workload_of(trainer).longest <= TOY_RECIPE.micro_batch_tokens
 
 
 def test_number_formats_that_fail_on_a_turing_card_are_refused_before_the_first_step(training):
@@ -292,11 +313,44 @@ def test_base_that_is_not_finite_in_float32_is_refused(toy_base, training, tmp_p
         prepare_trainer(folder, prompt, choose_precision(), TOY_RECIPE, *parts_of(run), tmp_path / "t")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a card has more formats")
-def test_number_format_that_the_device_lacks_is_refused():
-    assert choose_precision("fp32") == choose_precision("auto")
-    with pytest.raises(UserError, match="precision: expected auto or fp32 on a CPU, found bf16"):
-        choose_precision("bf16")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card has other formats")
+@pytest.mark.parametrize("instructions", [{}, {"avx512_bf16": True}, {"amx_bf16": True}])
+def test_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(monkeypatch, instructions):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert choose_precision().choice == ("bf16" if instructions else "fp32")
+    assert choose_precision("fp32").compute == torch.float32
+    for lacking in ("fp16",) if instructions else ("fp16", "bf16"):
+        with pytest.raises(UserError, match=f"precision: expected auto or fp32 on this CPU, found {lacking}"):
+            choose_precision(lacking)
+
+
+@pytest.mark.parametrize(
+    ("capability", "choice", "kernel"),
+    [((8, 0), "auto", "flash"), ((8, 0), "fp32", "memory-efficient"), ((7, 5), "auto", "memory-efficient")],
+)
+def test_attention_takes_the_fastest_kernel_of_the_card(monkeypatch, toy_base, capability, choice, kernel):
+    """Without flash, PyTorch takes its slowest kernel for grouped heads, so keys and values must be repeated."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    precision = choose_precision(choice)
+    assert {row["what"]: row["format"] for row in precision.formats}["attention"] == kernel
+    monkeypatch.undo()
+    groups = []
+    monkeypatch.setattr(sdpa_attention, "use_gqa_in_sdpa", sdpa_attention.use_gqa_in_sdpa)  # so that it is restored
+    on_cpu = replace(precision, device="cpu", compute=torch.float32)
+    monkeypatch.setattr(Precision, "has_flash_attention", kernel == "flash")
+    model = load_base(toy_base, on_cpu)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watch(*tensors, enable_gqa=False, **options):
+        groups.append(enable_gqa)
+        assert options["attn_mask"] is None and options["is_causal"]
+        return attend(*tensors, enable_gqa=enable_gqa, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watch)
+    model(input_ids=torch.tensor([[1, 2, 3]]))
+    assert groups == [kernel == "flash"] * 2
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def load_base(base: Path, precision, to_be_sharded: bool = False):
     from accelerate.utils.memory import clear_device_cache
     from bitsandbytes.nn import Linear4bit
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.integrations import sdpa_attention
     from transformers.utils import logging
 
     from onelap.machine.memory import cap_memory
@@ -59,6 +60,10 @@ def load_base(base: Path, precision, to_be_sharded: bool = False):
     logging.disable_progress_bar()
     clear_device_cache(garbage_collection=True)  # of an earlier model
     cap_memory(precision.device)
+    if not precision.has_flash_attention:
+        # The memory-efficient kernel has no grouped heads: asked for them, PyTorch silently takes its slowest one
+        # (huggingface/transformers#48633). So keys and values are repeated.
+        sdpa_attention.use_gqa_in_sdpa = lambda *_: False
     nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     storage = precision.compute if to_be_sharded else None
     quantization = BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=precision.compute, bnb_4bit_quant_storage=storage)

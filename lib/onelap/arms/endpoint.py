@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 from contextlib import nullcontext
+from functools import partial
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -73,15 +74,21 @@ def ask(
 
 
 def generate(model, prompt: Prompt, texts: list[str], batch_size: int = 1) -> tuple[list[str], float]:
-    """Generate the answer to each text, greedily, at most `ANSWER_TOKENS` tokens; returns it and seconds a note."""
+    """Let the model write an answer to each text, greedily; returns the answers and seconds a note.
+
+    At most `ANSWER_TOKENS` tokens are written. An answer that is a kind's letter is returned as the kind.
+    """
     model.eval()
+    decode = partial(prompt.tokenizer.batch_decode, skip_special_tokens=True)
+    kinds = dict(zip(decode(list(prompt.answers.values())), prompt.answers, strict=True))
     start, answers = time.perf_counter(), []
     for first in range(0, len(texts), batch_size):
         prompts = [prompt.encode(text) for text in texts[first : first + batch_size]]
         inputs = prompt.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(model.device)
         with autocast(model):
             output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
-        answers += prompt.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        written = decode(output[:, inputs["input_ids"].shape[1] :])
+        answers += [kinds.get(answer, answer) for answer in written]
     return answers, (time.perf_counter() - start) / len(texts)
 
 

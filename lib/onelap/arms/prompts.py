@@ -1,13 +1,17 @@
-"""A note as the model sees it.
+"""A note as the model sees it: one text, and one token that answers it.
 
-The prompt is put together from token ids, not from text: what stands before the note, the note, the words after it, the
-answer. So only the note is shortened, never the answer, and chat tokens that stand in a note stay plain text.
+The prompt is a text, so that a chat program or another engine that sends the same text asks the same question: its
+tokens are those of `before`, of the note and of `after`, wherever it is cut (`Prompt.require_stable` checks that). Each
+kind is answered by one token that no other kind has; so what is trained, scored and generated is the same.
 """
 
 import hashlib
 import json
+import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from onelap import UserError
@@ -16,10 +20,13 @@ from onelap.machine.names import normalize
 if TYPE_CHECKING:  # the command line parses definitions, and should not wait for transformers
     from transformers import PreTrainedTokenizerBase
 
-INSTRUCTION = "Which kind of note is this: {kinds}? Answer with the kind only.\n\n{note}"
+INSTRUCTION = "Which kind of note is this: {kinds}? Answer with the {answer} only.\n{note}"
 DEFINED = "The kinds of notes:\n{definitions}\n\n"
-PLAIN_END = "\n\nKind:"  # for a base without a chat template
+# For a base without a chat template. A line break right after a note would become one token with the note's full stop.
+PLAIN_END = " \n\nKind:"
+LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # answers where labels begin alike
 HEAD_SHARE = 2 / 3  # of the tokens kept of a note that is too long are its beginning, the others its end
+GAP = " … "  # between them
 MIN_NOTE_TOKENS = 16
 MEANINGS = {  # of the usual kinds
     "lesson": "what experience taught, and what to do differently",
@@ -37,38 +44,106 @@ class Prompt:
     """The prompt of one base model for one set of kinds."""
 
     tokenizer: "PreTrainedTokenizerBase"
-    before: list[int]  # the same for every note: definitions, examples, instruction
-    after: list[int]
-    answers: dict[str, list[int]]
+    before: str  # the same for every note: definitions, examples, instruction
+    after: str
+    answers: dict[str, list[int]]  # label, or a letter, and the end of the turn, as tokens; the first one decides
     note_budget: int  # tokens of a note that fit into `max_length`
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything that is the same for every note."""
-        content = [self.before, self.after, self.answers, self.note_budget]
+        content = [self.before_ids, self.after_ids, self.answers, self.note_budget]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
-    def branches(self) -> list[list[int]]:
-        """The answers' tokens that the model reads when all are scored at once; the last one is only predicted."""
-        return [answer[:-1] for answer in self.answers.values()]
+    def answer_tokens(self) -> dict[str, int]:
+        """The token with which each kind's answer begins, and no other kind's."""
+        return {kind: answer[0] for kind, answer in self.answers.items()}
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer."""
+        return max(map(len, self.answers.values()))
+
+    @property
+    def before_ids(self) -> list[int]:
+        """Token ids of `before`."""
+        return self._edges[0]
+
+    @property
+    def after_ids(self) -> list[int]:
+        """Token ids of `after`."""
+        return self._edges[1]
+
+    @cached_property
+    def _edges(self) -> tuple[list[int], list[int]]:
+        note = "note"
+        ids, spans = self._read(note)
+        start, end = len(self.before), len(self.before + note)
+        first = sum(stop <= start for _, stop in spans)
+        last = sum(begin < end for begin, _ in spans)
+        return ids[:first], ids[last:]
+
+    def _read(self, note: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of the whole prompt, and the characters of each one."""
+        text = self.before + note + self.after
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return read["input_ids"], read["offset_mapping"]
 
     def note_tokens(self, text: str) -> list[int]:
-        """Tokenize a whole note; special tokens in it are split like any other text."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        """Tokenize a whole note, as it stands in the prompt."""
+        return self._inner(self._read(self._plain(text))[0])
 
-    def rest(self, text: str) -> list[int]:
-        """Tokenize what follows `before`, up to the answer; a long note loses its middle."""
-        return _shorten(self.note_tokens(text), self.note_budget) + self.after
+    def text(self, text: str) -> str:
+        """Write the prompt of a note, as any program may send it; a long note loses its middle."""
+        return self.before + self.shorten(text, self.note_budget) + self.after
 
     def encode(self, text: str) -> list[int]:
         """Tokenize the whole prompt."""
-        return self.before + self.rest(text)
+        return self._read(self.shorten(text, self.note_budget))[0]
+
+    def rest(self, text: str) -> list[int]:
+        """Tokenize what follows `before`, up to the answer."""
+        return self.encode(text)[len(self.before_ids) :]
 
     def cut(self, ids: list[int], note_budget: int) -> list[int]:
         """Reduce a whole prompt's token ids to a smaller budget for its note."""
-        end = len(ids) - len(self.after)
-        return self.before + _shorten(ids[len(self.before) : end], note_budget) + self.after
+        note = self._inner(ids)
+        head, tail = _kept(min(note_budget, len(note)))
+        return self.before_ids + note[:head] + note[len(note) - tail :] + self.after_ids
+
+    def _inner(self, ids: list[int]) -> list[int]:
+        return ids[len(self.before_ids) : len(ids) - len(self.after_ids)]
+
+    def shorten(self, text: str, budget: int) -> str:
+        """Keep the beginning and the end of a note that has more tokens than `budget`."""
+        note = self._plain(text)
+        spans = self._inner(self._read(note)[1])
+        if len(spans) <= budget:
+            return note
+        for size in range(budget, 1, -1):  # a cut word may have more tokens, and the gap has some
+            head, tail = _kept(size)
+            begin, end = spans[head - 1][1] - len(self.before), spans[-tail][0] - len(self.before)
+            shorter = note[:begin].rstrip() + GAP + note[end:].lstrip()
+            if len(self._inner(self._read(shorter)[0])) <= budget:
+                return shorter
+        raise ValueError(f"expected room for a note, found {budget} tokens")
+
+    def _plain(self, text: str) -> str:
+        """A note without outer white space, in which special tokens are broken, so that they are text."""
+        special = "|".join(map(re.escape, self.tokenizer.all_special_tokens))
+        return re.sub(special, lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
+
+    def require_stable(self, texts: Sequence[str]) -> None:
+        """Check that the tokens around a note do not depend on it. Raises UserError where they do, naming the text."""
+        for number, text in enumerate(texts, 1):
+            ids = self.encode(text)
+            if self.before_ids + self._inner(ids) + self.after_ids != ids:
+                raise UserError(
+                    f"base_model: expected a chat template after whose text the tokens of a note begin anew; in note "
+                    f"{number} of {len(texts)} they merge. Give chat_template.jinja of the base a special token or a "
+                    "line break before the message and a special token after it, or take another base"
+                )
 
 
 def build_prompt(
@@ -77,37 +152,38 @@ def build_prompt(
 ) -> Prompt:  # fmt: skip
     """Build the prompt with the base's chat template, or as plain text where it has none.
 
-    An answer is the kind's name and the end-of-turn token, so that no answer is the beginning of another. `max_length`
-    is that of instruction, note and answer in tokens; `definitions` {kind: meaning} and `examples` (text, kind) come on
-    top of it, so that they do not shorten the note. Raises UserError where `max_length` leaves no room for notes.
+    A kind is answered with its label where the labels' first tokens differ, else all are answered with letters.
+    `max_length` is that of instruction, note and answer in tokens; `definitions` {kind: meaning} and `examples` (text,
+    kind) come on top of it, so that they do not shorten the note. Raises UserError where `max_length` leaves no room
+    for notes, and for more kinds than there are letters.
     """
-    request = _request(kinds, {})
-    gap = "" if tokenizer.chat_template else " "
-
-    def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    answers = {kind: [*ids(gap + kind), tokenizer.eos_token_id] for kind in kinds}
-    before, after = map(ids, _render(tokenizer, [request], []))
-    budget = max_length - len(before) - len(after) - max(map(len, answers.values()))
+    labels, letters = {kind: kind for kind in kinds}, dict(zip(kinds, LETTERS, strict=False))
+    for names in (labels, letters):
+        answers = _tokenize_answers(tokenizer, names)
+        if len({answer[0] for answer in answers.values()}) == len(kinds):
+            break
+    else:
+        raise UserError(f"kinds: expected at most {len(LETTERS)}, each with a token of its own, found {len(kinds)}")
+    before, after = _render(tokenizer, [_request(names, {})], [])
+    prompt = Prompt(tokenizer, before, after, answers, 0)
+    around = len(prompt.before_ids) + len(prompt.after_ids) + prompt.longest_answer
+    budget = max_length - around
     if budget < MIN_NOTE_TOKENS:
         raise UserError(
-            f"max_length: expected at least {max_length - budget + MIN_NOTE_TOKENS} tokens (instruction, answer and "
+            f"max_length: expected at least {around + MIN_NOTE_TOKENS} tokens (instruction, answer and "
             f"{MIN_NOTE_TOKENS} of the note), found {max_length}"
         )
-    prompt = Prompt(tokenizer, before, after, answers, budget)
-    if not definitions and not examples:
-        return prompt
-    requests = [_request(kinds, definitions or {}), *[request] * len(examples)]
-    before, *turns, after = map(ids, _render(tokenizer, requests, [kind for _, kind in examples]))
-    for (text, _), following in zip(examples, turns, strict=True):
-        before = before + _shorten(prompt.note_tokens(text), MAX_EXAMPLE_TOKENS) + following
+    if definitions or examples:
+        requests = [_request(names, definitions or {}), *[_request(names, {})] * len(examples)]
+        before, *turns, after = _render(tokenizer, requests, [names[kind] for _, kind in examples])
+        for (text, _), following in zip(examples, turns, strict=True):
+            before += prompt.shorten(text, MAX_EXAMPLE_TOKENS) + following
     return Prompt(tokenizer, before, after, answers, budget)
 
 
 def question(kinds: list[str], definitions: Mapping[str, str], text: str) -> str:
     """Write the question to a chat model about one note."""
-    return _request(kinds, definitions).replace(_NOTE_MARK, text)
+    return _request({kind: kind for kind in kinds}, definitions).replace(_NOTE_MARK, text)
 
 
 def parse_definitions(text: str, kinds: Sequence[str]) -> dict[str, str]:
@@ -126,29 +202,51 @@ def parse_definitions(text: str, kinds: Sequence[str]) -> dict[str, str]:
     return {kind: meanings[kind] for kind in kinds if kind in meanings}
 
 
-def _request(kinds: list[str], definitions: Mapping[str, str]) -> str:
-    """The question, with a mark where the note goes."""
-    request = INSTRUCTION.format(kinds=", ".join(kinds), note=_NOTE_MARK)
+def _request(names: Mapping[str, str], definitions: Mapping[str, str]) -> str:
+    """The question, with a mark where the note goes; `names` are the kinds' answers, labels or letters."""
+    by_label = all(name == kind for kind, name in names.items())
+    kinds = ", ".join(kind if by_label else f"{name}: {kind}" for kind, name in names.items())
+    request = INSTRUCTION.format(kinds=kinds, answer="kind" if by_label else "letter", note=_NOTE_MARK)
     meanings = "\n".join(f"- {kind}: {meaning}" for kind, meaning in definitions.items())
     return DEFINED.format(definitions=meanings) + request if meanings else request
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: list[str]) -> list[str]:
-    """The conversation up to the answer that is due, cut where the notes go; one answer fewer than requests."""
+    """The conversation, cut where the notes go. With one answer fewer than requests it ends where that is due."""
+    due = len(answers) < len(requests)
     if tokenizer.chat_template:
-        messages = [{"role": "user", "content": requests[0]}]
-        for answer, request in zip(answers, requests[1:], strict=True):
-            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": request}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        turns = [{"role": "user", "content": request} for request in requests]
+        for place, answer in enumerate(answers):
+            turns.insert(2 * place + 1, {"role": "assistant", "content": answer})
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=due)
     else:
         turns = [f"{request}{PLAIN_END} {answer}\n\n" for request, answer in zip(requests, answers, strict=False)]
-        text = (tokenizer.bos_token or "") + "".join(turns) + requests[-1] + PLAIN_END
+        text = (tokenizer.bos_token or "") + "".join(turns) + (requests[-1] + PLAIN_END if due else "")
     return text.split(_NOTE_MARK)
 
 
-def _shorten(note: list[int], budget: int) -> list[int]:
-    """The beginning and the end of a note that is longer than its budget."""
-    if len(note) <= budget:
-        return note
+def _tokenize_answers(tokenizer: "PreTrainedTokenizerBase", names: dict[str, str]) -> dict[str, list[int]]:
+    """The tokens of each kind's answer and the end of the turn; none where a first token is not a text of its own."""
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    request, answers = _request(names, {}), {}
+    prompt = "".join(_render(tokenizer, [request], []))
+    for kind, name in names.items():
+        answered = "".join(_render(tokenizer, [request], [name]))
+        # Some templates put a space before an answer; some write the turns before it in another way once it is there.
+        gap = answered[len(prompt) :].partition(name)[0] if answered.startswith(prompt) else ""
+        asked, whole = ids(prompt), ids(prompt + gap + name)
+        answer = whole[len(asked) :]
+        # Half a character is a token, but nothing that a chat program could show.
+        if whole[: len(asked)] != asked or not tokenizer.decode(answer[:1]).strip(" \ufffd"):
+            return {}
+        answers[kind] = [*answer, tokenizer.eos_token_id]
+    return answers
+
+
+def _kept(budget: int) -> tuple[int, int]:
+    """How many tokens are kept of the beginning and of the end of a note."""
     head = round(budget * HEAD_SHARE)
-    return note[:head] + note[len(note) - (budget - head) :]
+    return head, budget - head

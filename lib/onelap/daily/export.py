@@ -78,16 +78,14 @@ def merge(base: Path, adapter: Path, folder: Path) -> None:
 
 
 def describe_classifier(prompt: Prompt, calibration: Calibration) -> dict:
-    """Describe prompt and scores for classifier.json. Raises RuntimeError where text gives other tokens."""
+    """Describe prompt and scores for classifier.json.
 
-    def decode(ids: list[int]) -> str:
-        text = prompt.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        if prompt.tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
-            raise RuntimeError(f"the prompt's text {text!r} is not read as the tokens that the model has learnt")
-        return text
-
-    answers = {kind: decode(ids) for kind, ids in prompt.answers.items()}
-    texts = {"before": decode(prompt.before), "after": decode(prompt.after), "answers": answers}
+    `logit_bias` {token id: nats} has the calibration's offsets as other programs take them, in the logits' own scale:
+    greedy generation with it, and with nothing but `answer_tokens` allowed, gives the answers of `onelap sort`.
+    """
+    tokens = prompt.answer_tokens
+    bias = {tokens[kind]: calibration.label_temperature * offset for kind, offset in calibration.offsets.items()}
+    texts = {"before": prompt.before, "after": prompt.after, "answer_tokens": tokens, "logit_bias": bias}
     return texts | {"note_tokens": prompt.note_budget} | asdict(calibration)
 
 

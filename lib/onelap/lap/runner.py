@@ -30,11 +30,11 @@ from onelap.machine.redact import redact_failure, redact_message
 from onelap.notes.fields import Fields
 from onelap.notes.split import locate_split
 from onelap.notes.vault import are_samples, locate_notes
-from onelap.qlora.recipe import accumulation_steps
+from onelap.qlora.recipe import notes_a_process
 
 QUIET_KERNEL = "--IPKernelApp.log_level=CRITICAL"  # it logs while it is stopped
 ADVICE = {  # by a part of the error
-    "OutOfMemory": "a smaller micro_batch, score_batch or max_length needs less",
+    "OutOfMemory": "a smaller micro_batch_tokens, score_batch or max_length needs less",
     "not finite": "try a lower learning_rate, or precision: fp32",
     "No space left": "free some space or choose another disk with --run DIR",
 }
@@ -161,7 +161,7 @@ def resolve_inputs(parameters: dict) -> list[str]:
     if fields := attempt(Fields.of, parameters):
         attempt(parse_definitions, parameters["definitions"], fields.kinds)
     base = attempt(require_utf8, attempt(locate_base, parameters["base_model"]))
-    attempt(accumulation_steps, parameters["effective_batch"], parameters["micro_batch"])
+    attempt(notes_a_process, parameters["effective_batch"])
     if base and base == find_path(parameters["base_model"]):  # a hub model keeps its name
         parameters["base_model"] = str(base)
     return problems

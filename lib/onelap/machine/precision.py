@@ -37,6 +37,20 @@ class Precision:
         return Precision(self.device, torch.float32, bf16=False, fp16=False, why="float32: wide enough for any model")
 
     @property
+    def has_flash_attention(self) -> bool:
+        """True where PyTorch has a flash kernel: on a CPU, and in 16 bits from compute capability 8.0 on."""
+        if self.device == "cpu":
+            return True
+        return self.compute != torch.float32 and torch.cuda.get_device_capability(self.device) >= (8, 0)
+
+    @property
+    def attention(self) -> tuple[str, str]:
+        """The kernel of causal attention without a mask, and the reason."""
+        if self.has_flash_attention:
+            return "flash", "each token sees the earlier ones, and no mask is needed"
+        return "memory-efficient", "flash needs 16 bits and compute capability 8.0"
+
+    @property
     def formats(self) -> list[dict[str, str]]:
         """The rows `what, format, why` that a notebook shows."""
         scaler = ("on", "small gradients vanish in float16") if self.fp16 else ("off", "only float16 needs one")
@@ -46,6 +60,7 @@ class Precision:
             ("embeddings, norms, head", self.name, "frozen too; float32 copies of them would only cost memory"),
             ("LoRA weights and gradients", "float32", "small updates would be rounded away in 16 bits"),
             ("gradient scaler", *scaler),
+            ("attention", *self.attention),
         ]
         return [{"what": what, "format": name, "why": why} for what, name, why in rows]
 
@@ -58,10 +73,7 @@ def choose_precision(choice: str = "auto") -> Precision:
     that share a training different formats.
     """
     if not torch.cuda.is_available():
-        if choice not in ("auto", "fp32"):
-            raise UserError(f"precision: expected auto or fp32 on a CPU, found {choice}")
-        why = "CPU: float32; mixed precision would buy a small model little"
-        return Precision("cpu", torch.float32, bf16=False, fp16=False, why=why)
+        return _choose_for_cpu(choice)
     capabilities = [torch.cuda.get_device_capability(gpu) for gpu in range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))]
     if choice == "auto" and min(capabilities) < (8, 0) <= max(capabilities):
         raise UserError("precision: these cards would take bf16 and fp16; begin the run with -p precision=fp16")
@@ -76,6 +88,18 @@ def choose_precision(choice: str = "auto") -> Precision:
     why = f"{name}: float16 with a gradient scaler and float32 LoRA weights"
     half = Precision(device, torch.float16, bf16=False, fp16=True, why=why)
     return half.safe if choice == "fp32" else half
+
+
+def _choose_for_cpu(choice: str) -> Precision:
+    instructions = torch.cpu.get_capabilities()
+    fast = instructions.get("avx512_bf16") or instructions.get("amx_bf16")
+    if choice == "fp16" or (choice == "bf16" and not fast):
+        raise UserError(f"precision: expected auto or fp32 on this CPU, found {choice}")
+    if fast and choice != "fp32":
+        why = "bfloat16: this CPU multiplies it several times faster than float32"
+        return Precision("cpu", torch.bfloat16, bf16=True, fp16=False, why=why)
+    why = "float32: bfloat16 would be slower on this CPU" if not fast else "float32: chosen by the parameter"
+    return Precision("cpu", torch.float32, bf16=False, fp16=False, why=why)
 
 
 def autocast(model) -> torch.autocast:

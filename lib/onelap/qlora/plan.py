@@ -25,7 +25,7 @@ from onelap.machine.store import read_json
 from onelap.notes.duplicates import drop_duplicates
 from onelap.notes.fields import Fields
 from onelap.notes.vault import locate_notes, read_notes
-from onelap.qlora.recipe import Recipe
+from onelap.qlora.recipe import Recipe, micro_batches
 
 EMBEDDED = str(PROJECT / "data" / "embedded_base")
 NF4_BYTES = 0.516  # a weight, with double quantization (Dettmers et al. 2023, arXiv 2305.14314, section 3)
@@ -128,24 +128,29 @@ class Workload:
     validation: tuple[int, int]  # batches and tokens of a validation pass
 
     @classmethod
-    def of(cls, train: list[int], validation: list[int], micro_batch: int, validation_batch: int) -> "Workload":
-        """Count from the notes' lengths in tokens, with prompt and answers; notes of similar length share a batch."""
-        sizes, validation_sizes = _batch_sizes(train, micro_batch), _batch_sizes(validation, validation_batch)
+    def of(cls, train: list[int], validation: list[int], batch: int, tokens: int) -> "Workload":
+        """Count from the notes' lengths in tokens, with the prompt; notes of similar length share a batch.
+
+        A `batch` of notes is split into micro-batches of so many `tokens`, but not in a validation pass.
+        """
+        sizes = _pass_sizes(train, batch, tokens)
+        validation_sizes = _pass_sizes(validation, batch, batch * max(validation, default=0))
         return cls(len(sizes), sum(sizes), max(sizes), (len(validation_sizes), sum(validation_sizes)))
 
 
 def workload_of(trainer) -> Workload:
     """Count the workload of a `KindTrainer`."""
-    answers, arguments = sum(map(len, trainer.prompt.branches)), trainer.args
+    answer = trainer.prompt.longest_answer - 1  # its end is not read
     notes = trainer.train_dataset["input_ids"], trainer.eval_dataset["input_ids"]
-    lengths = ([len(ids) + answers for ids in part] for part in notes)
-    return Workload.of(*lengths, arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size)
+    lengths = ([len(ids) + answer for ids in part] for part in notes)
+    return Workload.of(*lengths, trainer.recipe.effective_batch, trainer.recipe.micro_batch_tokens)
 
 
-def _batch_sizes(lengths: list[int], batch: int) -> list[int]:
-    """Tokens of each batch when sorted by length, longest first."""
+def _pass_sizes(lengths: list[int], batch: int, tokens: int) -> list[int]:
+    """Tokens of each forward pass when batches are made of notes sorted by length, longest first."""
     ordered = sorted(lengths, reverse=True)
-    return [len(ordered[first:][:batch]) * ordered[first] for first in range(0, len(ordered), batch)]
+    batches = (ordered[first:][:batch] for first in range(0, len(ordered), batch))
+    return [len(one) * notes[one[0]] for notes in batches for one in micro_batches(notes, tokens)]
 
 
 @dataclass(frozen=True)
@@ -174,8 +179,10 @@ def measure(trainer) -> tuple[Pace, Pace]:
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
     samples = [rows[:size], rows[len(rows) // 2 :][:size]]
-    answers = sum(map(len, trainer.prompt.branches))
-    paces = []
+    # The first micro-batch of each, so that a step is one pass.
+    firsts = [micro_batches([len(row["input_ids"]) for row in notes], trainer.tokens)[0] for notes in samples]
+    samples = [[notes[position] for position in first] for notes, first in zip(samples, firsts, strict=True)]
+    answer, paces = trainer.prompt.longest_answer - 1, []
     with torch.random.fork_rng():
         for learning, step in ((True, trainer.training_step), (False, trainer.compute_loss)):
             model.train(learning)
@@ -187,8 +194,7 @@ def measure(trainer) -> tuple[Pace, Pace]:
                     loss = step(model, batch, num_items_in_batch=len(notes))
                 model.zero_grad()
                 loss.item()  # waits for the card
-                longest = max(map(len, batch["prompts"])) + answers
-                points.append((len(notes) * longest, time.perf_counter() - start))
+                points.append((len(notes) * (len(batch["prompts"][0]) + answer), time.perf_counter() - start))
             paces.append(_fit_pace(points[len(samples) :]))  # the first ones warm up
     return paces[0], paces[1]
 
@@ -208,7 +214,7 @@ class Forecast:
 
     shape: Shape
     notes: list[int]  # tokens of every training note, uncut
-    around: int  # tokens of prompt and answers
+    around: int  # tokens of prompt and answer
     validation: int  # number of validation notes
     device: str
     width: int  # bytes of an activation
@@ -221,7 +227,7 @@ class Forecast:
         """Predict memory by part in GB, and hours."""
         room, checkpointing = parameters["max_length"] - self.around, parameters["gradient_checkpointing"]
         lengths = [min(note, room) + self.around for note in self.notes]
-        batches = parameters["micro_batch"], parameters["effective_batch"]
+        batches = parameters["effective_batch"], parameters["micro_batch_tokens"]
         workload = Workload.of(lengths, lengths[: self.validation], *batches)
         rank, dropout = parameters["lora_rank"], parameters["lora_dropout"]
         parts = memory(self.shape, rank, dropout, workload.longest, checkpointing, self.device, self.width)
@@ -251,9 +257,8 @@ class Forecast:
     def _changes(self, parameters: dict) -> Iterator[tuple[str, object, str]]:
         too_large, too_slow = self.excess(parameters)
         if too_large:
-            for size in range(parameters["micro_batch"] - 1, 0, -1):
-                if parameters["effective_batch"] % size == 0:
-                    yield "micro_batch", size, "the result stays the same"
+            for part in (2, 4, 8):
+                yield "micro_batch_tokens", parameters["micro_batch_tokens"] // part, "the result stays the same"
             yield "gradient_checkpointing", True, "half again the time"
         if too_slow:
             yield "gradient_checkpointing", False, "the result stays the same"
@@ -278,7 +283,7 @@ def forecast(parameters: dict, precision: Precision) -> Forecast:
     shape = SHAPES.get(hub.split_name(name)[0]) or Shape.read(locate_base(name))
     kept = round(len(notes) * (1 - parameters["test_share"] - parameters["validation_share"]))
     lengths = [len(prompt.note_tokens(text)) for text in notes["text"]][:kept]
-    around = sum(map(len, [prompt.before, prompt.after, *prompt.branches]))
+    around = parameters["max_length"] - prompt.note_budget
     work = shape, lengths, around, round(len(notes) * parameters["validation_share"])
     width = precision.compute.itemsize
     if precision.device != "cpu":

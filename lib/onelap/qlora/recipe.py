@@ -1,6 +1,7 @@
 """The hyper-parameters of a training."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from onelap import UserError
@@ -13,7 +14,7 @@ class Recipe:
     epochs: float
     learning_rate: float
     effective_batch: int
-    micro_batch: int
+    micro_batch_tokens: int
     lora_rank: int
     lora_alpha: int
     lora_dropout: float
@@ -30,22 +31,30 @@ class Recipe:
         """Pick the hyper-parameters from all parameters of a lap."""
         return cls(**{field.name: parameters[field.name] for field in fields(cls)})
 
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches an optimizer step, in each of the processes that share the training."""
-        return accumulation_steps(self.effective_batch, self.micro_batch, processes())
-
 
 def processes() -> int:
     """Count the processes that share this training, from what their launcher has set."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def accumulation_steps(effective_batch: int, micro_batch: int, shared_by: int = 1) -> int:
-    """Compute micro-batches an optimizer step of each process. Raises UserError where they do not fill the batch."""
-    steps, rest = divmod(effective_batch, micro_batch * shared_by)
+def notes_a_process(effective_batch: int) -> int:
+    """Compute a process's share of the effective batch. Raises UserError where the batch cannot be shared evenly."""
+    share, rest = divmod(effective_batch, processes())
     if rest:
-        shared = f" times {shared_by} processes; begin the run with another one" if shared_by > 1 else ""
-        found = f"found {micro_batch}{shared}"
-        raise UserError(f"micro_batch: expected a divisor of effective_batch {effective_batch}, {found}")
-    return steps
+        found = f"found {effective_batch} for {processes()} processes; begin the run with another one"
+        raise UserError(f"effective_batch: expected a multiple of the number of processes, {found}")
+    return share
+
+
+def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Split a batch of notes with these lengths into micro-batches, each of positions in `lengths`, longest first.
+
+    A micro-batch holds at most so many tokens, padding included; a note that is longer is alone in its own.
+    """
+    batches: list[list[int]] = []
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(position)
+        else:
+            batches.append([position])
+    return batches

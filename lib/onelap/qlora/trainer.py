@@ -18,13 +18,13 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from onelap import UserError
 from onelap.arms.prompts import MIN_NOTE_TOKENS, Prompt
-from onelap.arms.scoring import answer_log_likelihoods, lay_out
+from onelap.arms.scoring import next_token_logits
 from onelap.machine.memory import Pieces, is_out_of_memory, release_memory
 from onelap.machine.precision import Precision
 from onelap.machine.tensors import random_state, read_state, set_random_state, write_state
 from onelap.qlora import checkpoints
 from onelap.qlora.log import TrainingLog
-from onelap.qlora.recipe import Recipe
+from onelap.qlora.recipe import Recipe, micro_batches, notes_a_process
 
 if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not sys.flags.utf8_mode):
     raise UserError(
@@ -33,7 +33,7 @@ if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not 
     )
 from trl import SFTConfig, SFTTrainer
 
-LABEL_LOSS_WEIGHT = 0.02  # of the label's own likelihood, beside the loss between the kinds (docs/LOG.md)
+WRITING_WEIGHT = 0.1  # of the loss of writing the answer, beside that of which kind it is (docs/LOG.md)
 WITHOUT_EFFECT = ("checkpoint_minutes", "report_to", "allow_upload")  # parts of a recipe that change no weight
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")  # that a checkpoint depends on
 SHORTENING = 0.75  # of a note's tokens are kept at each rung of the ladder that cuts texts
@@ -55,8 +55,9 @@ class ByLength(LengthGroupedSampler):
 class KindTrainer(SFTTrainer):
     """SFTTrainer that learns the question the model will be asked: which of the kinds, not which of all tokens.
 
-    The loss is the cross-entropy over the kinds of what `arms.scoring` computes, plus `LABEL_LOSS_WEIGHT` times the
-    usual one, the label's own likelihood, so that the model can still write its answer.
+    The loss is the cross-entropy over the kinds of what `arms.scoring` computes, plus `WRITING_WEIGHT` times that of
+    writing the answer: that it begins with a kind at all, and goes on with the rest of its label. So a program that
+    lets the model write gets the kind that is scored.
 
     Where memory runs out it goes down a ladder and repeats the micro-batch: in smaller pieces, with gradient
     checkpointing, with shorter texts. Its checkpoints are those of `qlora.checkpoints`.
@@ -68,12 +69,11 @@ class KindTrainer(SFTTrainer):
         self.training_log = TrainingLog(Path(self.args.output_dir) / "log.jsonl")
         if self.is_world_process_zero():
             self.add_callback(self.training_log)
-        self.piece = recipe.micro_batch  # notes a forward pass
+        self.tokens = recipe.micro_batch_tokens
         self.note_budget = self.validation_budget = prompt.note_budget
         self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
         self.rungs: list[str] = []  # what was given up for lack of memory, in order
         self.finished = False  # by an earlier session; then only the best adapter is loaded
-        self.step_inputs: list[dict] = []  # micro-batches of the current optimizer step
 
     @property
     def sharded(self) -> bool:
@@ -91,36 +91,47 @@ class KindTrainer(SFTTrainer):
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
             "base": self.base_digest,
             "notes": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
-            "format": 2,  # of a checkpoint's files
+            "format": 3,  # of a checkpoint's files
         }
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean negative log-probability of the kinds plus `LABEL_LOSS_WEIGHT` times that of their labels, in nats."""
+        """Mean nats of the kind among the kinds, plus `WRITING_WEIGHT` times those of writing it: a kind, and its rest."""
         kinds = inputs["labels"]
+        notes = list(zip(inputs["prompts"], kinds.tolist(), strict=True))
+        answers = list(self.prompt.answers.values())
+        longest = self.prompt.longest_answer
 
-        def likelihoods(notes: list[torch.Tensor], note_budget: int) -> torch.Tensor:
-            rows = [self.prompt.cut(note.tolist(), note_budget) for note in notes]
-            inputs = lay_out(self.prompt, rows, device=kinds.device)
-            return answer_log_likelihoods(model, self.prompt, inputs, use_cache=False)
+        def logits_of(notes: list[tuple[torch.Tensor, int]], note_budget: int) -> torch.Tensor:
+            """(notes, longest, vocabulary), for each token of the answer; those after its end are never looked at."""
+            rows = []
+            for ids, kind in notes:
+                start = answers[kind][:-1]
+                padding = [0] * (longest - 1 - len(start))
+                rows.append(self.prompt.cut(ids.tolist(), note_budget) + start + padding)
+            return next_token_logits(model, rows, longest, use_cache=False)
 
         if model.training:
-            log_p = likelihoods(inputs["prompts"], self.note_budget)
+            logits = logits_of(notes, self.note_budget)
         else:
-            log_p = self._validate(likelihoods, inputs["prompts"])
-        scores = log_p / self.recipe.label_temperature
-        label_log_p = log_p.gather(1, kinds[:, None]).sum()
+            logits = self._validate(logits_of, notes)
+        first, rest = logits[:, 0], logits[:, 1:].transpose(1, 2)
+        among_kinds = first[:, [answer[0] for answer in answers]]
+        scores = among_kinds / self.recipe.label_temperature
+        spelling = [answers[kind][1:] + [-100] * (longest - len(answers[kind])) for _, kind in notes]
+        writing = (first.logsumexp(dim=-1) - among_kinds.logsumexp(dim=-1)).sum()
+        writing += cross_entropy(rest, torch.tensor(spelling, device=kinds.device), reduction="sum")
         # The Trainer counts the notes of all processes, whose gradients are averaged afterwards.
         share = len(kinds) if num_items_in_batch is None else num_items_in_batch / self.args.world_size
-        loss = (cross_entropy(scores, kinds, reduction="sum") - LABEL_LOSS_WEIGHT * label_log_p) / share
+        loss = (cross_entropy(scores, kinds, reduction="sum") + WRITING_WEIGHT * writing) / share
         return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
 
-    def _validate(self, likelihoods: Callable, notes: list[torch.Tensor]) -> torch.Tensor:
+    def _validate(self, logits_of: Callable, notes: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
         """Score a validation batch at full length while there is memory: smaller pieces first, shorter texts last."""
         if self.sharded:
-            return likelihoods(notes, self.validation_budget)
+            return logits_of(notes, self.validation_budget)
         while True:
             try:
-                at_length = partial(likelihoods, note_budget=self.validation_budget)
+                at_length = partial(logits_of, note_budget=self.validation_budget)
                 return torch.cat(self.validation_pieces.each(at_length, notes))
             except Exception as error:
                 if not is_out_of_memory(error) or self.validation_budget == MIN_NOTE_TOKENS:
@@ -130,34 +141,37 @@ class KindTrainer(SFTTrainer):
             self._record_rung(f"{self.validation_budget} tokens a validation note")
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward pass of a micro-batch, repeated in smaller pieces where memory runs out."""
-        if next(weight for weight in model.parameters() if weight.requires_grad).grad is None:
-            self.step_inputs = []
-        self.step_inputs.append(inputs)
-        pending = [inputs]
+        """Forward and backward passes of an optimizer step, made again with less where memory runs out."""
         while True:
+            batches = self._split(inputs["prompts"])
             try:
-                return [self._learn(model, one, num_items_in_batch) for one in pending][-1]
+                return sum(self._learn(model, inputs, batch, num_items_in_batch) for batch in batches)
             except Exception as error:
-                if self.args.world_size > 1 or not is_out_of_memory(error) or not self._descend():
+                if self.args.world_size > 1 or not is_out_of_memory(error) or not self._descend(inputs["prompts"]):
                     raise
                 release_memory(error)
-            # The failed attempt has left part of its gradients: this step begins anew.
-            model.zero_grad()
-            pending = self.step_inputs
+            model.zero_grad()  # the failed attempt has left part of its gradients
 
-    def _learn(self, model, inputs: dict, count: int) -> torch.Tensor:
-        loss = 0.0
-        for first in range(0, len(inputs["labels"]), self.piece):
-            piece = {name: values[first : first + self.piece] for name, values in inputs.items()}
-            loss += super().training_step(model, piece, count)
-        return loss
+    def _split(self, notes: list[torch.Tensor]) -> list[list[int]]:
+        """The positions of each micro-batch's notes; as many micro-batches in every process that shares the step."""
+        batches = micro_batches([len(note) + self.prompt.longest_answer - 1 for note in notes], self.tokens)
+        most = int(self.accelerator.gather(torch.tensor([len(batches)], device=self.args.device)).max())
+        while len(batches) < most:
+            largest = max(batches, key=len)
+            batches.append(largest[len(largest) // 2 :])
+            del largest[len(largest) // 2 :]
+        return batches
 
-    def _descend(self) -> bool:
+    def _learn(self, model, inputs: dict, batch: list[int], count: int) -> torch.Tensor:
+        notes = {"prompts": [inputs["prompts"][position] for position in batch], "labels": inputs["labels"][batch]}
+        return super().training_step(model, notes, count)
+
+    def _descend(self, notes: list[torch.Tensor]) -> bool:
         """Give up something for memory; False where nothing is left to give up."""
-        if self.piece > 1:
-            self.piece = (self.piece + 1) // 2
-            rung = f"micro_batch={self.piece}"
+        longest = max(map(len, notes)) + self.prompt.longest_answer - 1
+        if self.tokens >= 2 * longest:
+            self.tokens = min(self.tokens, longest * len(notes)) // 2
+            rung = f"micro_batch_tokens={self.tokens}"
         elif not self.model.is_activation_checkpointing:
             self.checkpoint_activations()
             rung = "gradient_checkpointing=true"
@@ -200,7 +214,7 @@ class KindTrainer(SFTTrainer):
             "schedule": self.lr_scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "random": random_state(),
-            "ladder": (self.piece, self.note_budget, self.rungs, self.model.is_activation_checkpointing),
+            "ladder": (self.tokens, self.note_budget, self.rungs, self.model.is_activation_checkpointing),
         }
         write_state(folder, state)
         self.state.save_to_json(str(folder / "trainer_state.json"))
@@ -225,7 +239,7 @@ class KindTrainer(SFTTrainer):
             self.lr_scheduler.load_state_dict(state["schedule"])
             if self.accelerator.scaler:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
-            self.piece, self.note_budget, self.rungs, checkpointing = state["ladder"]
+            self.tokens, self.note_budget, self.rungs, checkpointing = state["ladder"]
             if checkpointing and not self.model.is_activation_checkpointing:
                 self.checkpoint_activations()
 
@@ -267,10 +281,9 @@ def trainer_arguments(recipe: Recipe, precision: Precision, notes: int, folder: 
         **(device | rate | passes | logs),
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.micro_batch,
+        per_device_train_batch_size=notes_a_process(recipe.effective_batch),  # `_split` makes micro-batches of them
         # Not the micro-batch: the choice of the best adapter must not depend on the memory at hand.
         per_device_eval_batch_size=recipe.effective_batch,
-        gradient_accumulation_steps=recipe.accumulation,
         gradient_checkpointing=recipe.gradient_checkpointing,
         optim="adamw_torch" if on_cpu else "paged_adamw_8bit",
         # Inputs are made by Prompt: TRL would cut the answer, not the note.
