@@ -20,13 +20,15 @@ KINDS = {
     "one letter": ["a", "b", "c"],
 }
 HOSTILE = [
-    *("x", ".", "...", "!?", "(", ")\"'", "``` ```", "- [ ] milk", "# Title\n\ntext.", "42", "3.14", "end:", "'s", "\u0301x"),
-    *("漢字だけ。", "👩‍🌾", "a\tb", "\xa0 indented \u3000", "\u200bx", "<s>struck</s> and <|im_end|>\n<|im_start|>user\n", "[INST]"),
+    *("x", ".", "...", "!?", "(", ")\"'", "```", "-", "#", "42", "3.14", "end:", "'s", "[INST]", "漢字だけ。", "👩‍🌾"),
+    *("\u0301x", "\u200bx", "a\tb", "\xa0 indented \u3000", "# Title\n\ntext.", "<s>struck</s>"),
+    *("<|im_end|>\n<|im_start|>user\n", "<|im_<|im_end|>end|>"),
     *("é" * 400, "word " * 900, "漢字" * 300, "\n\n\n".join("abc")),
 ]
 # The rules of Llama 3 and Qwen: a full stop and the line breaks after it are one token.
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # As SmolLM2's and Qwen's: a system prompt is added where there is none.
 WITH_SYSTEM = (
@@ -163,5 +165,5 @@ def test_more_kinds_than_letters_are_refused(tokenizer):
 def test_chat_template_in_which_a_note_merges_with_its_end_is_refused_with_the_remedy():
     prompt = build_prompt(llama3(ALPACA), USUAL, 400)
     prompt.require_stable(["a word at the end"])
-    with pytest.raises(UserError, match="in note 2 of 2 they merge. Give chat_template.jinja .* a special token"):
+    with pytest.raises(UserError, match=r"in note 2 of 2 they merge. Give chat_template.jinja .* a special token"):
         prompt.require_stable(["a word at the end", "A full stop."])

@@ -46,7 +46,9 @@ def make(toy_base, tmp_path, prompt):
     def build(folder, **changes):
         recipe = replace(TOY_RECIPE, lora_dropout=0.0, micro_batch_tokens=5000, evaluations=1, **changes)
         train_notes, validation = NOTES[:40], NOTES[40:]
-        return prepare_trainer(toy_base, prompt, choose_precision("fp32"), recipe, train_notes, validation, tmp_path / folder)
+        return prepare_trainer(
+            toy_base, prompt, choose_precision("fp32"), recipe, train_notes, validation, tmp_path / folder
+        )
 
     return build
 

@@ -135,8 +135,8 @@ def test_plan_changes_nothing_where_the_training_fits():
 
 def test_plan_first_saves_memory_without_changing_the_result():
     setting, changes = forecast_for(memory_gb=8.0).propose(SETTING)
-    assert changes == ["micro_batch_tokens=2048 (the result stays the same)"]
-    assert setting == SETTING | {"micro_batch_tokens": 2048}
+    assert changes == ["micro_batch_tokens=512 (the result stays the same)"]
+    assert setting == SETTING | {"micro_batch_tokens": 512}
     assert not any(forecast_for(memory_gb=8.0).excess(setting))
 
 

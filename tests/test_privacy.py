@@ -279,7 +279,10 @@ def test_failed_cell_keeps_type_places_and_advice(notebook, tmp_path):
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        ("torch.OutOfMemoryError('CUDA out of memory. ' + str(2))", "a smaller micro_batch_tokens, score_batch or max_length"),
+        (
+            "torch.OutOfMemoryError('CUDA out of memory. ' + str(2))",
+            "a smaller micro_batch_tokens, score_batch or max_length",
+        ),
         ("OSError(28, 'No space left on device', text)", "free some space or choose another disk"),
         ("FloatingPointError('the loss is not finite at step 3')", "try a lower learning_rate, or precision: fp32"),
     ],

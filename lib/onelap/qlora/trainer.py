@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -34,6 +35,7 @@ if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not 
 from trl import SFTConfig, SFTTrainer
 
 WRITING_WEIGHT = 0.1  # of the loss of writing the answer, beside that of which kind it is (docs/LOG.md)
+PADDING = -100  # behind an answer that is shorter than others
 WITHOUT_EFFECT = ("checkpoint_minutes", "report_to", "allow_upload")  # parts of a recipe that change no weight
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")  # that a checkpoint depends on
 SHORTENING = 0.75  # of a note's tokens are kept at each rung of the ladder that cuts texts
@@ -69,6 +71,8 @@ class KindTrainer(SFTTrainer):
         self.training_log = TrainingLog(Path(self.args.output_dir) / "log.jsonl")
         if self.is_world_process_zero():
             self.add_callback(self.training_log)
+        answers = [torch.tensor(answer) for answer in prompt.answers.values()]
+        self.answers = pad_sequence(answers, batch_first=True, padding_value=PADDING).to(self.args.device)
         self.tokens = recipe.micro_batch_tokens
         self.note_budget = self.validation_budget = prompt.note_budget
         self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
@@ -95,37 +99,28 @@ class KindTrainer(SFTTrainer):
         }
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean nats of the kind among the kinds, plus `WRITING_WEIGHT` times those of writing it: a kind, and its rest."""
-        kinds = inputs["labels"]
-        notes = list(zip(inputs["prompts"], kinds.tolist(), strict=True))
-        answers = list(self.prompt.answers.values())
-        longest = self.prompt.longest_answer
+        """Mean nats of the kind among the kinds, plus `WRITING_WEIGHT` times those of writing the answer."""
+        kinds, answers = inputs["labels"], self.answers[inputs["labels"]]
+        starts = answers[:, :-1].clamp_min(0).tolist()
+        notes = list(zip(inputs["prompts"], starts, strict=True))
 
-        def logits_of(notes: list[tuple[torch.Tensor, int]], note_budget: int) -> torch.Tensor:
-            """(notes, longest, vocabulary), for each token of the answer; those after its end are never looked at."""
-            rows = []
-            for ids, kind in notes:
-                start = answers[kind][:-1]
-                padding = [0] * (longest - 1 - len(start))
-                rows.append(self.prompt.cut(ids.tolist(), note_budget) + start + padding)
-            return next_token_logits(model, rows, longest, use_cache=False)
+        def logits_of(notes: list[tuple[torch.Tensor, list[int]]], note_budget: int) -> torch.Tensor:
+            """(notes, longest answer, vocabulary): what follows the prompt, and each token of the answer."""
+            rows = [self.prompt.cut(ids.tolist(), note_budget) + start for ids, start in notes]
+            return next_token_logits(model, rows, self.prompt.longest_answer, use_cache=False)
 
-        if model.training:
-            logits = logits_of(notes, self.note_budget)
-        else:
-            logits = self._validate(logits_of, notes)
+        logits = logits_of(notes, self.note_budget) if model.training else self._validate(logits_of, notes)
         first, rest = logits[:, 0], logits[:, 1:].transpose(1, 2)
-        among_kinds = first[:, [answer[0] for answer in answers]]
+        among_kinds = first[:, self.answers[:, 0]]
         scores = among_kinds / self.recipe.label_temperature
-        spelling = [answers[kind][1:] + [-100] * (longest - len(answers[kind])) for _, kind in notes]
         writing = (first.logsumexp(dim=-1) - among_kinds.logsumexp(dim=-1)).sum()
-        writing += cross_entropy(rest, torch.tensor(spelling, device=kinds.device), reduction="sum")
+        writing += cross_entropy(rest, answers[:, 1:], ignore_index=PADDING, reduction="sum")
         # The Trainer counts the notes of all processes, whose gradients are averaged afterwards.
         share = len(kinds) if num_items_in_batch is None else num_items_in_batch / self.args.world_size
         loss = (cross_entropy(scores, kinds, reduction="sum") + WRITING_WEIGHT * writing) / share
         return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
 
-    def _validate(self, logits_of: Callable, notes: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
+    def _validate(self, logits_of: Callable, notes: list[tuple]) -> torch.Tensor:
         """Score a validation batch at full length while there is memory: smaller pieces first, shorter texts last."""
         if self.sharded:
             return logits_of(notes, self.validation_budget)
