@@ -81,7 +81,7 @@ def main() -> None:
                 break
             model = load_adapter(model, options.run / "adapter")
         prompt = build_prompt(tokenizer, kinds, max_length, meanings, shown)
-        print(f"{name}: {len(prompt.before)} tokens before each note")
+        print(f"{name}: {len(prompt.before_ids)} tokens before each note")
         measure(model, prompt, texts, options.rounds)
 
 

@@ -79,7 +79,7 @@ def test_sorter_cleans_markdown_as_for_training(sorter):
 def test_note_that_cannot_be_scored_is_the_only_one_without_a_kind(sorter, monkeypatch):
     """As in float16, where single notes can overflow."""
     scores = sorter.scorer._in_one_pass
-    poison = sorter.scorer.prompt.rest("overflow")
+    poison = sorter.scorer.prompt.encode("overflow")[len(sorter.scorer.prompt.before_ids) :]
 
     def overflowing(rests):
         if poison in rests:
@@ -120,7 +120,7 @@ def test_threshold_is_that_of_the_run_unless_one_is_given(lap, sorter):
         (lambda run: truncate(run / "adapter/adapter_model.safetensors"), "found a damaged or another one"),
         (lambda run: forget(run, "scoring"), "expected a run whose 04_evaluate is done, found one that is not"),
         (lambda run: with_other_weights(run), "found other files"),
-        (lambda run: ask_otherwise(run), "found other prompt tokens"),
+        (lambda run: ask_otherwise(run), "expected the prompt that the adapter has learnt, found another one"),
     ],
 )
 def test_incomplete_or_changed_run_is_refused(lap, tmp_path, damage, told):

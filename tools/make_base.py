@@ -181,7 +181,9 @@ def chats(origins: dict[str, str], tokenizer: Qwen2Tokenizer, rng: random.Random
     for place in places:
         for text in rng.choices(by_place[place], k=each):
             others = rng.sample([other for other in places if other != place], rng.randint(2, 6))
-            request = INSTRUCTION.format(kinds=", ".join(sorted([place, *others])), note=excerpt_of(text, rng))
+            request = INSTRUCTION.format(
+                kinds=", ".join(sorted([place, *others])), answer="kind", note=excerpt_of(text, rng)
+            )
             pairs.append((_request(request, tokenizer), place + TURN_END))
     return pairs
 

@@ -65,30 +65,21 @@ class Prompt:
         """Tokens of the longest answer."""
         return max(map(len, self.answers.values()))
 
-    @property
+    @cached_property
     def before_ids(self) -> list[int]:
-        """Token ids of `before`."""
-        return self._edges[0]
-
-    @property
-    def after_ids(self) -> list[int]:
-        """Token ids of `after`."""
-        return self._edges[1]
+        """Token ids of `before`, as they are in a prompt."""
+        ids, spans = self._read("note")
+        return ids[: sum(end <= len(self.before) for _, end in spans)]
 
     @cached_property
-    def _edges(self) -> tuple[list[int], list[int]]:
-        note = "note"
-        ids, spans = self._read(note)
-        start, end = len(self.before), len(self.before + note)
-        first = sum(stop <= start for _, stop in spans)
-        last = sum(begin < end for begin, _ in spans)
-        return ids[:first], ids[last:]
+    def after_ids(self) -> list[int]:
+        """Token ids of `after`, as they are in a prompt."""
+        ids, spans = self._read("note")
+        return ids[sum(start < len(self.before + "note") for start, _ in spans) :]
 
-    def _read(self, note: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of the whole prompt, and the characters of each one."""
-        text = self.before + note + self.after
-        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return read["input_ids"], read["offset_mapping"]
+    @cached_property
+    def _special(self) -> re.Pattern:
+        return re.compile("|".join(map(re.escape, self.tokenizer.all_special_tokens)))
 
     def note_tokens(self, text: str) -> list[int]:
         """Tokenize a whole note, as it stands in the prompt."""
@@ -96,15 +87,11 @@ class Prompt:
 
     def text(self, text: str) -> str:
         """Write the prompt of a note, as any program may send it; a long note loses its middle."""
-        return self.before + self.shorten(text, self.note_budget) + self.after
+        return self.before + self._fit(text, self.note_budget)[0] + self.after
 
     def encode(self, text: str) -> list[int]:
-        """Tokenize the whole prompt."""
-        return self._read(self.shorten(text, self.note_budget))[0]
-
-    def rest(self, text: str) -> list[int]:
-        """Tokenize what follows `before`, up to the answer."""
-        return self.encode(text)[len(self.before_ids) :]
+        """Tokenize the prompt of a note."""
+        return self._fit(text, self.note_budget)[1]
 
     def cut(self, ids: list[int], note_budget: int) -> list[int]:
         """Reduce a whole prompt's token ids to a smaller budget for its note."""
@@ -112,27 +99,36 @@ class Prompt:
         head, tail = _kept(min(note_budget, len(note)))
         return self.before_ids + note[:head] + note[len(note) - tail :] + self.after_ids
 
-    def _inner(self, ids: list[int]) -> list[int]:
-        return ids[len(self.before_ids) : len(ids) - len(self.after_ids)]
-
     def shorten(self, text: str, budget: int) -> str:
         """Keep the beginning and the end of a note that has more tokens than `budget`."""
+        return self._fit(text, budget)[0]
+
+    def _fit(self, text: str, budget: int) -> tuple[str, list[int]]:
+        """A note, shortened where it must be, and the token ids of its prompt."""
         note = self._plain(text)
-        spans = self._inner(self._read(note)[1])
-        if len(spans) <= budget:
-            return note
-        for size in range(budget, 1, -1):  # a cut word may have more tokens, and the gap has some
+        ids, spans = self._read(note)
+        spans, size, whole = self._inner(spans), budget, note
+        while len(self._inner(ids)) > budget:
             head, tail = _kept(size)
             begin, end = spans[head - 1][1] - len(self.before), spans[-tail][0] - len(self.before)
-            shorter = note[:begin].rstrip() + GAP + note[end:].lstrip()
-            if len(self._inner(self._read(shorter)[0])) <= budget:
-                return shorter
-        raise ValueError(f"expected room for a note, found {budget} tokens")
+            note = whole[:begin].rstrip() + GAP + whole[end:].lstrip()
+            ids, _ = self._read(note)
+            size -= 1  # for the gap, and for words that have more tokens once they are cut
+        return note, ids
+
+    def _read(self, note: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of the whole prompt, and the characters of each one."""
+        text = self.before + note + self.after
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return read["input_ids"], read["offset_mapping"]
+
+    def _inner(self, tokens: list) -> list:
+        """The part of a whole prompt that is the note."""
+        return tokens[len(self.before_ids) : len(tokens) - len(self.after_ids)]
 
     def _plain(self, text: str) -> str:
         """A note without outer white space, in which special tokens are broken, so that they are text."""
-        special = "|".join(map(re.escape, self.tokenizer.all_special_tokens))
-        return re.sub(special, lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
 
     def require_stable(self, texts: Sequence[str]) -> None:
         """Check that the tokens around a note do not depend on it. Raises UserError where they do, naming the text."""

@@ -36,7 +36,7 @@ class Scorer:
 
         Notes are batched by length, which saves padding. Raises FloatingPointError where the model overflows.
         """
-        rests = [self.prompt.rest(text) for text in texts]
+        rests = [self.prompt.encode(text)[len(self.prompt.before_ids) :] for text in texts]
         by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
         progress, done = ProgressLine(len(texts), "note", after=10.0), 0
 

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,7 +73,7 @@ class KindTrainer(SFTTrainer):
         answers = [torch.tensor(answer) for answer in prompt.answers.values()]
         self.answers = pad_sequence(answers, batch_first=True, padding_value=PADDING).to(self.args.device)
         self.tokens = recipe.micro_batch_tokens
-        self.note_budget = self.validation_budget = prompt.note_budget
+        self.note_budget = prompt.note_budget
         self.validation_pieces = Pieces(self.args.per_device_eval_batch_size)
         self.rungs: list[str] = []  # what was given up for lack of memory, in order
         self.finished = False  # by an earlier session; then only the best adapter is loaded
@@ -104,12 +103,15 @@ class KindTrainer(SFTTrainer):
         starts = answers[:, :-1].clamp_min(0).tolist()
         notes = list(zip(inputs["prompts"], starts, strict=True))
 
-        def logits_of(notes: list[tuple[torch.Tensor, list[int]]], note_budget: int) -> torch.Tensor:
+        def logits_of(notes: list[tuple[torch.Tensor, list[int]]]) -> torch.Tensor:
             """(notes, longest answer, vocabulary): what follows the prompt, and each token of the answer."""
-            rows = [self.prompt.cut(ids.tolist(), note_budget) + start for ids, start in notes]
+            rows = [self.prompt.cut(ids.tolist(), self.note_budget) + start for ids, start in notes]
             return next_token_logits(model, rows, self.prompt.longest_answer, use_cache=False)
 
-        logits = logits_of(notes, self.note_budget) if model.training else self._validate(logits_of, notes)
+        if model.training or self.sharded:
+            logits = logits_of(notes)
+        else:
+            logits = torch.cat(self.validation_pieces.each(logits_of, notes))
         first, rest = logits[:, 0], logits[:, 1:].transpose(1, 2)
         among_kinds = first[:, self.answers[:, 0]]
         scores = among_kinds / self.recipe.label_temperature
@@ -119,21 +121,6 @@ class KindTrainer(SFTTrainer):
         share = len(kinds) if num_items_in_batch is None else num_items_in_batch / self.args.world_size
         loss = (cross_entropy(scores, kinds, reduction="sum") + WRITING_WEIGHT * writing) / share
         return (loss, SequenceClassifierOutput(loss, scores)) if return_outputs else loss
-
-    def _validate(self, logits_of: Callable, notes: list[tuple]) -> torch.Tensor:
-        """Score a validation batch at full length while there is memory: smaller pieces first, shorter texts last."""
-        if self.sharded:
-            return logits_of(notes, self.validation_budget)
-        while True:
-            try:
-                at_length = partial(logits_of, note_budget=self.validation_budget)
-                return torch.cat(self.validation_pieces.each(at_length, notes))
-            except Exception as error:
-                if not is_out_of_memory(error) or self.validation_budget == MIN_NOTE_TOKENS:
-                    raise
-                release_memory(error)
-            self.validation_budget = _shorten(self.validation_budget)
-            self._record_rung(f"{self.validation_budget} tokens a validation note")
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward passes of an optimizer step, made again with less where memory runs out."""
@@ -171,17 +158,14 @@ class KindTrainer(SFTTrainer):
             self.checkpoint_activations()
             rung = "gradient_checkpointing=true"
         elif self.note_budget > MIN_NOTE_TOKENS:
-            self.note_budget = _shorten(self.note_budget)
+            self.note_budget = max(MIN_NOTE_TOKENS, int(SHORTENING * self.note_budget))
             rung = f"{self.note_budget} tokens a note"
         else:
             return False
-        self._record_rung(rung)
-        return True
-
-    def _record_rung(self, rung: str) -> None:
         self.rungs.append(rung)
         if self.is_in_train:
             self.training_log.write(self.state, rung=rung)
+        return True
 
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass from now on."""
@@ -252,10 +236,6 @@ class KindTrainer(SFTTrainer):
         """Write the LoRA weights as safetensors."""
         self.accelerator.unwrap_model(self.model).save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
-
-
-def _shorten(note_budget: int) -> int:
-    return max(MIN_NOTE_TOKENS, int(SHORTENING * note_budget))
 
 
 def trainer_arguments(recipe: Recipe, precision: Precision, notes: int, folder: Path) -> SFTConfig:
