@@ -1,11 +1,12 @@
-"""The worth of a setting, without the test notes: every other note is answered by a model that has not seen its source.
+"""The worth of a setting: every note is answered by a model that has not seen its source.
 
-    .venv/bin/python benchmarks/out_of_fold.py outputs/RUN                             # as the run was made
-    .venv/bin/python benchmarks/out_of_fold.py outputs/RUN -p learning_rate=4e-4 -p seed=1
+    .venv/bin/python benchmarks/out_of_fold.py params/embedded.yaml --out before.jsonl
+    .venv/bin/python benchmarks/out_of_fold.py params/embedded.yaml -p epochs=4.0 --against before.jsonl
 
-Takes the training and validation notes of a run, holds the sources of each of three folds out in turn, trains on
-the rest, and compares with TF-IDF on the same folds. The rows of docs/LOG.md's tables come from here; those before
-this file came from an earlier form of it.
+Holds the sources of each of three folds out in turn, trains on the others to the last epoch, and compares with TF-IDF
+on the same folds, and with the answers that an earlier call wrote. It also lets each model write its answer to the
+first notes of its fold. All notes are used: a setting chosen here is chosen by the test notes of a lap, too.
+The newest tables of docs/LOG.md come from here, older ones from earlier forms of this file.
 """
 
 from onelap.machine import process
@@ -23,60 +24,78 @@ from sklearn.model_selection import StratifiedGroupKFold
 from onelap import UserError
 from onelap.arms.base import load_tokenizer, locate_base
 from onelap.arms.cheap import learn, tfidf_model
+from onelap.arms.endpoint import generate, parse_answer
 from onelap.arms.prompts import build_prompt
 from onelap.arms.scoring import score
 from onelap.lap.parameters import read_parameters
-from onelap.lap.run import Run
 from onelap.machine.precision import choose_precision
+from onelap.machine.store import read_lines
+from onelap.notes.duplicates import drop_duplicates
+from onelap.notes.fields import Fields
+from onelap.notes.vault import locate_notes, read_notes
 from onelap.qlora.recipe import Recipe
 from onelap.qlora.training import prepare_trainer, train
 from onelap.verdict.compare import compare
 from onelap.verdict.metrics import measure, predictions_table
-from onelap.verdict.sentences import with_interval
+from onelap.verdict.sentences import points_with_interval, with_interval
 
 FOLDS = 3
 HOURS = 100.0
+WRITTEN = 34  # notes of each fold that are also answered by free generation
 
 
-def qlora(notes: pd.DataFrame, held_out: pd.DataFrame, kinds: list[str], parameters: dict) -> np.ndarray:
-    """Probabilities, (notes, kinds), of an adapter trained on `notes` to the last epoch: nothing chooses one."""
+def qlora(notes: pd.DataFrame, held_out: pd.DataFrame, kinds: list[str], parameters: dict) -> tuple[np.ndarray, int]:
+    """Probabilities, (notes, kinds), and how many of the first `WRITTEN` notes get the scored kind by generation."""
     recipe = Recipe.of(parameters | {"evaluations": 1, "checkpoint_minutes": 1000.0})
-    base = locate_base(parameters["base_model"])
+    base, texts = locate_base(parameters["base_model"]), held_out["text"].tolist()
     prompt = build_prompt(load_tokenizer(base), kinds, parameters["max_length"])
     precision = choose_precision(parameters["precision"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         trainer = prepare_trainer(base, prompt, precision, recipe, notes, notes[:8], path / "training")
         train(trainer, path / "adapter", 3600 * HOURS)
-        return score(trainer.model, prompt, held_out["text"].tolist(), parameters["score_batch"])[0]
+        probabilities, _ = score(trainer.model, prompt, texts, parameters["score_batch"])
+        answers, _ = generate(trainer.model, prompt, texts[:WRITTEN], parameters["score_batch"])
+    scored = [kinds[column] for column in probabilities[: len(answers)].argmax(axis=1)]
+    return probabilities, sum(parse_answer(one, kinds) == kind for one, kind in zip(answers, scored, strict=True))
 
 
 def main() -> None:
-    """Accuracy, macro-F1 and the difference to TF-IDF, with intervals from resampled sources."""
+    """Accuracy, macro-F1 and differences, with intervals from resampled sources."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("params", type=Path, help="a parameter file")
     parser.add_argument("-p", dest="parameter", action="append", default=[], metavar="name=value")
+    parser.add_argument("--out", type=Path, help="write the answers there")
+    parser.add_argument("--against", type=Path, help="compare with the answers in this file")
     options = parser.parse_args()
-    run = Run(options.run)
-    parameters, problems = read_parameters(run.parameters, options.parameter)
+    parameters, problems = read_parameters(options.params, options.parameter)
     if problems:
         raise UserError("; ".join(problems))
-    kinds = run.read_manifest()["kinds"]
-    notes = pd.concat([run.read_part("train"), run.read_part("validation")], ignore_index=True)
-    found = {"tfidf": np.zeros((len(notes), len(kinds))), "qlora": np.zeros((len(notes), len(kinds)))}
+    fields = Fields.of(parameters)
+    notes, _ = drop_duplicates(read_notes(locate_notes(parameters["notes_path"]), fields).notes, {})
+    notes, kinds = notes.reset_index(drop=True), [kind for kind in fields.kinds if kind in set(notes["kind"])]
+    found = {arm: np.zeros((len(notes), len(kinds))) for arm in ("tfidf", "qlora")}
+    written = 0
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    for seen, unseen in folds.split(notes, notes["kind"], notes["cluster"]):
+    for seen, unseen in folds.split(notes, notes["kind"], notes["source"]):
         fold, held_out = notes.iloc[seen], notes.iloc[unseen]
         found["tfidf"][unseen], _ = learn(tfidf_model(), fold, held_out["text"], kinds)
-        found["qlora"][unseen] = qlora(fold, held_out, kinds, parameters)
+        found["qlora"][unseen], same = qlora(fold, held_out, kinds, parameters)
+        written += same
     predictions = {arm: predictions_table(notes, one, kinds, 0.0) for arm, one in found.items()}
+    if options.out:
+        predictions["qlora"].to_json(options.out, orient="records", lines=True, force_ascii=False)
     for arm, table in predictions.items():
-        rates = measure(table, notes["cluster"], kinds)
+        rates = measure(table, notes["source"], kinds)
         print(f"{arm}: {with_interval(rates['accuracy'])}, macro-F1 {with_interval(rates['macro_f1'])}")
-    pair = compare("tfidf", predictions["tfidf"], "qlora", predictions["qlora"], notes["cluster"])
-    value, low, high = (100 * pair["difference"][name] for name in ("value", "low", "high"))
-    sources = notes["cluster"].nunique()
-    print(f"{len(notes)} notes of {sources} sources; qlora less tfidf {value:+.1f} points ({low:+.1f} to {high:+.1f})")
+    others = {"tfidf": predictions["tfidf"]}
+    others |= {options.against.name: pd.DataFrame(read_lines(options.against))} if options.against else {}
+    print(
+        f"{len(notes)} notes of {notes['source'].nunique()} sources; {written} of {FOLDS * WRITTEN} written as scored"
+    )
+    for name, table in others.items():
+        pair = compare(name, table, "qlora", predictions["qlora"], notes["source"])
+        print(f"qlora less {name}: {points_with_interval(pair['difference'])}")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,15 @@ def test_base_without_a_chat_template_gets_a_plain_prompt(toy_base):
     assert text.endswith("buy milk \n\nKind: none<|im_end|>") and "<|im_start|>" not in text
 
 
+def test_prompt_is_the_same_on_another_day(toy_base):
+    tokenizer = load_tokenizer(toy_base)
+    tokenizer.chat_template = (
+        "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "<|im_start|>{{ date_string }}\n{{ messages[0]['content'] }}<|im_end|>\n"
+    )
+    assert build_prompt(tokenizer, KINDS, 192).before.startswith("<|im_start|>26 Jul 2024\n")
+
+
 def test_tokenizer_keeps_japanese(tokenizer):
     prompt = build_prompt(tokenizer, KINDS, max_length=256)
     assert "牛乳を買う" in tokenizer.decode(prompt.encode("牛乳を買う"))

@@ -99,10 +99,6 @@ class Prompt:
         head, tail = _kept(min(note_budget, len(note)))
         return self.before_ids + note[:head] + note[len(note) - tail :] + self.after_ids
 
-    def shorten(self, text: str, budget: int) -> str:
-        """Keep the beginning and the end of a note that has more tokens than `budget`."""
-        return self._fit(text, budget)[0]
-
     def _fit(self, text: str, budget: int) -> tuple[str, list[int]]:
         """A note, shortened where it must be, and the token ids of its prompt."""
         note = self._plain(text)
@@ -173,7 +169,7 @@ def build_prompt(
         requests = [_request(names, definitions or {}), *[_request(names, {})] * len(examples)]
         before, *turns, after = _render(tokenizer, requests, [names[kind] for _, kind in examples])
         for (text, _), following in zip(examples, turns, strict=True):
-            before += prompt.shorten(text, MAX_EXAMPLE_TOKENS) + following
+            before += prompt._fit(text, MAX_EXAMPLE_TOKENS)[0] + following
     return Prompt(tokenizer, before, after, answers, budget)
 
 
@@ -214,7 +210,9 @@ def _render(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: 
         turns = [{"role": "user", "content": request} for request in requests]
         for place, answer in enumerate(answers):
             turns.insert(2 * place + 1, {"role": "assistant", "content": answer})
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=due)
+        # Some templates show the date, and a prompt must be the same tomorrow: this is the one that Llama's fall back on.
+        options = {"tokenize": False, "add_generation_prompt": due, "date_string": "26 Jul 2024"}
+        text = tokenizer.apply_chat_template(turns, **options)
     else:
         turns = [f"{request}{PLAIN_END} {answer}\n\n" for request, answer in zip(requests, answers, strict=False)]
         text = (tokenizer.bos_token or "") + "".join(turns) + (requests[-1] + PLAIN_END if due else "")

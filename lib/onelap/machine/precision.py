@@ -44,23 +44,17 @@ class Precision:
         return self.compute != torch.float32 and torch.cuda.get_device_capability(self.device) >= (8, 0)
 
     @property
-    def attention(self) -> tuple[str, str]:
-        """The kernel of causal attention without a mask, and the reason."""
-        if self.has_flash_attention:
-            return "flash", "each token sees the earlier ones, and no mask is needed"
-        return "memory-efficient", "flash needs 16 bits and compute capability 8.0"
-
-    @property
     def formats(self) -> list[dict[str, str]]:
         """The rows `what, format, why` that a notebook shows."""
         scaler = ("on", "small gradients vanish in float16") if self.fp16 else ("off", "only float16 needs one")
+        kernel = "flash" if self.has_flash_attention else "memory-efficient"
         rows = [
             ("frozen linear layers", "NF4, double-quantized", "4 bits a weight, never updated (arXiv 2305.14314)"),
             ("activations, unpacked weights", self.name, self.why),
             ("embeddings, norms, head", self.name, "frozen too; float32 copies of them would only cost memory"),
             ("LoRA weights and gradients", "float32", "small updates would be rounded away in 16 bits"),
             ("gradient scaler", *scaler),
-            ("attention", *self.attention),
+            ("attention", kernel, "no mask is needed; on a card, flash takes 16 bits and compute capability 8.0"),
         ]
         return [{"what": what, "format": name, "why": why} for what, name, why in rows]
 
