@@ -203,7 +203,7 @@ def test_plan_all_explains_the_stored_parameters_of_a_run(lap, onelap):
     result = onelap("plan", lap[0] / "params.yaml", "--all")
     assert result.returncode == 0, result.stderr
     assert yaml.safe_load(result.stdout) == Run(lap[0]).parameters
-    assert origins(result.stdout)["epochs"] == "file, default 4.0"
+    assert origins(result.stdout)["epochs"] == "file, default 6.0"
     assert origins(result.stdout)["lora_rank"] == "file"
 
 

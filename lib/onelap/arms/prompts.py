@@ -210,7 +210,7 @@ def _render(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: 
         turns = [{"role": "user", "content": request} for request in requests]
         for place, answer in enumerate(answers):
             turns.insert(2 * place + 1, {"role": "assistant", "content": answer})
-        # Some templates show the date, and a prompt must be the same tomorrow: this is the one that Llama's fall back on.
+        # Some templates show the date, and a prompt must be the same tomorrow. Llama's falls back on this one.
         options = {"tokenize": False, "add_generation_prompt": due, "date_string": "26 Jul 2024"}
         text = tokenizer.apply_chat_template(turns, **options)
     else:
