@@ -21,7 +21,7 @@ from onelap.machine.precision import Precision, check_formats, choose_precision
 from onelap.machine.store import read_lines
 from onelap.qlora.plan import measure, workload_of
 from onelap.qlora.recipe import micro_batches, notes_a_process
-from onelap.qlora.trainer import WRITING_WEIGHT
+from onelap.qlora.trainer import ANY_KIND_WEIGHT, SPELLING_WEIGHT
 from onelap.qlora.training import TARGETS, prepare_trainer, train
 from tests.conftest import TOY_RECIPE, TOY_WORDS, toy_notes
 
@@ -89,7 +89,7 @@ def test_gradients_reach_every_lora_matrix_after_a_validation_pass(training):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_loss_is_that_of_the_scored_kinds_plus_writing(training, temperature):
+def test_loss_is_that_of_the_scored_kinds_of_any_kind_and_of_spelling(training, temperature):
     trainer, prompt, run = training
     trainer.recipe = replace(TOY_RECIPE, label_temperature=temperature)
     notes = run.read_part("validation")
@@ -97,21 +97,23 @@ def test_loss_is_that_of_the_scored_kinds_plus_writing(training, temperature):
     log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
     columns = [KINDS.index(kind) for kind in notes["kind"]]
     expected = -log_p[range(len(notes)), columns].mean()
-    writing = np.mean([writing_loss(trainer.model, prompt, *note) for note in notes[["text", "kind"]].values])
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected + WRITING_WEIGHT * writing, rel=1e-4)
+    others = np.mean([other_losses(trainer.model, prompt, *note) for note in notes[["text", "kind"]].values], axis=0)
+    expected += others @ [ANY_KIND_WEIGHT, SPELLING_WEIGHT]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @torch.no_grad()
-def writing_loss(model, prompt, text, kind):
+def other_losses(model, prompt, text, kind):
     """Nats of beginning with any kind, and of each further token of this one, read one after the other."""
-    ids, (_, *rest) = prompt.encode(text), prompt.answers[kind]
-    first = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
-    nats = -first[list(prompt.answer_tokens.values())].sum().log().item()
-    ids.append(prompt.answer_tokens[kind])
+    ids, (first, *rest) = prompt.encode(text), prompt.answers[kind]
+    chances = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+    any_kind = -chances[list(prompt.answer_tokens.values())].sum().log().item()
+    ids.append(first)
+    spelling = 0.0
     for token in rest:
-        nats -= model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token].item()
+        spelling -= model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token].item()
         ids.append(token)
-    return nats
+    return any_kind, spelling
 
 
 def test_micro_batches_do_not_change_the_loss(training, toy_base, tmp_path):
