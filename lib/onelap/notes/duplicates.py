@@ -29,11 +29,9 @@ def drop_duplicates(notes: pd.DataFrame, frozen_parts: Mapping[str, str]) -> tup
     """Keep one note of each text; case, spaces and punctuation do not count.
 
     Returns (kept, dropped); dropped has the columns `id, same_as, same_kind`. `frozen_parts` is {id: part}: the note
-    that is kept is the one frozen in test, else in validation, else in train, else the first by id. `same_kind` is
-    False for a dropped note that has another kind than the one kept.
+    that is kept is the one frozen in test, else in validation, else in train, else the first by id.
     """
-    letters = notes["text"].map(_letters)
-    letters = letters.where(letters != "", notes["text"])  # emoji only
+    letters = notes["text"].map(lambda text: _letters(text) or text)  # emoji have no letters
     rank = notes["id"].map(frozen_parts).map(PARTS.index, na_action="ignore").fillna(-1)
     ordered = notes.assign(rank=rank).sort_values(["rank", "id"], ascending=[False, True])
     first = ordered.groupby(letters, sort=False)[["id", "kind"]].transform("first").reindex(notes.index)
@@ -77,20 +75,14 @@ def _shingles_of(letters: str) -> list[bytes]:
 
 def _repeated_shingles(letters: list[str]) -> csr_array:
     """(notes, shingles) of ones for the shingles that more than one note has, which are few."""
-    hashing = HashingVectorizer(
-        analyzer=_shingles_of, n_features=_HASHES, norm=None, alternate_sign=False, binary=True, dtype=np.int32
-    )
-    table = hashing.transform(letters)
+    table = HashingVectorizer(analyzer=_shingles_of, n_features=_HASHES, norm=None, dtype=np.int32).transform(letters)
     hashes, column, count = np.unique(table.indices, return_inverse=True, return_counts=True)
-    return csr_array((table.data, column, table.indptr), shape=(len(letters), len(hashes)))[:, count > 1]
+    ones = np.ones(len(column), dtype=np.int32)
+    return csr_array((ones, column, table.indptr), shape=(len(letters), len(hashes)))[:, count > 1]
 
 
 def _chained(shingles: csr_array) -> csr_array:
-    """(notes, notes) shingles shared by each note and the next one that has them, where all pairs would be too many.
-
-    Many copies of one text form such a chain; notes that share a template's lines do not, because these are a small
-    part of them.
-    """
+    """(notes, notes) shingles shared by each note and the next one that has them; all pairs would be too many."""
     note, shingle = shingles.tocsc().tocoo().coords  # ordered by shingle, then by note
     same = shingle[1:] == shingle[:-1]
     pairs = note[:-1][same], note[1:][same]

@@ -1,7 +1,6 @@
 """Front matter: the properties above a note's text, and their values."""
 
 import json
-import math
 import re
 import tomllib
 import unicodedata
@@ -17,8 +16,7 @@ from onelap.notes.fields import TAG_FIELDS
 from onelap.notes.kinds import tags_between_blanks, words_of
 from onelap.notes.rows import unwrapped
 
-MAX_HEAD = 10_000  # characters; a longer or more deeply nested one may kill the parser
-MAX_BRACKETS = 500
+MAX_HEAD, MAX_BRACKETS = 10_000, 500  # characters; a longer or more deeply nested one may kill the parser
 _YAML = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # every scalar is text: `no` is a word, as in YAML 1.2
 _NULL = {"", "~", "null", "Null", "NULL", ".nan", ".NaN", ".NAN", "nan", "NaN", "<NA>"}  # of YAML 1.2, and of pandas
 _HEAD = regex.compile(rf"(?ms)\A(?:{BLANK}|\n)*+(---|\+\+\+){BLANK}*+\n(.*?)^(?:\1|\.\.\.){BLANK}*+(?:\n|\Z)")
@@ -65,13 +63,11 @@ def texts_of(value: object) -> list[str]:
     if isinstance(value, list):  # a list of several in it is not looked into: aliases may make it endless
         members = map(unwrapped, value)
         return [text for member in members if not isinstance(member, list) for text in texts_of(member)]
-    if not isinstance(value, str | int | float | date) or (isinstance(value, float) and math.isnan(value)):
-        return []
-    try:
-        text = unicodedata.normalize("NFC", HIDDEN.sub("", str(value)).encode("utf-8", "replace").decode())
-    except ValueError:  # a number of thousands of digits
-        return []
-    return [] if text.strip() in _NULL else [" ".join(text.split())]
+    if isinstance(value, str | int | float | date):
+        with suppress(ValueError):  # a number of thousands of digits
+            text = unicodedata.normalize("NFC", HIDDEN.sub("", str(value)).encode("utf-8", "replace").decode())
+            return [] if text.strip() in _NULL else [" ".join(text.split())]
+    return []
 
 
 def single(value: object) -> str:

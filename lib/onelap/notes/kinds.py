@@ -1,11 +1,5 @@
-"""Names of kinds, as people write them in fields, tags, links, headings and folders.
+"""Names of kinds, as people write them in fields, tags, links, headings and folders: docs/READING.md has the rule."""
 
-Names are compared without case, spaces, hyphens and characters that nobody sees, and without what stands around them: a
-number (`01 Lessons`), emoji (`📚 Knowledge`), punctuation (`【Lesson】`), the 32 hexadecimal digits of Notion. An
-exact name goes before such a one, and this before a plural.
-"""
-
-import re
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from urllib.parse import unquote
@@ -18,8 +12,9 @@ MAX_NAME = 200  # characters; what is longer names nothing
 EMOJI = r"\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}\u200d\u20e3\ufe0e\ufe0f"  # and their parts
 _MARKS = rf"{EMOJI}\p{{So}}\p{{Sk}}\s" r"\[\](){}<>【】「」『』■●◆▼*_~=\"'“”‘’`.。:：!！?？,、;·•|–—-"
 _BEFORE = rf"^(?:[#{_MARKS}]|\d\ufe0f?\u20e3|\d+(?:\.\d+)*+[\s.)_–-]++(?!\d))+"
+# `01 Lessons`, `📚 Knowledge`, `【Lesson】`, and the 32 hexadecimal digits of Notion.
 _AROUND = regex.compile(rf"{_BEFORE}|(?:[{_MARKS}]|\s#+|\s[0-9a-f]{{32}})+$")
-_LINK = re.compile(r"#?\[\[([^\[\]|#]*)(?:#[^\[\]|]*)?(?:\|([^\[\]]*))?\]\]|\[([^\[\]]*)\]\(<?([^()]*?)>?\)")
+LINK = r"#?\[\[([^\[\]|#\n]*)(?:#[^\[\]|\n]*)?(?:\|([^\[\]\n]*))?\]\]|\[([^\[\]\n]*)\]\(<?([^()\n]*?)>?\)"
 
 
 def named_after(name: str, names: Sequence[str]) -> str:
@@ -52,7 +47,7 @@ def tags_between_blanks(value: str, kinds: Sequence[str]) -> list[str]:
 
 def words_of(value: str) -> list[str]:
     """Return the words of a value: a link's page or target, and last the words that are shown."""
-    if not (link := _LINK.fullmatch(value.strip())):
+    if not (link := regex.fullmatch(LINK, value.strip())):
         return [value]
     page, alias, text, target = (unquote(part or "") for part in link.groups())
     return [words for words in (page.rstrip("\\"), alias, target.removesuffix(".md"), text) if words] or [value]
@@ -69,7 +64,7 @@ def _spellings(names: tuple[str, ...]) -> dict[str, str]:
 
 @lru_cache(10_000)
 def _folded(name: str) -> str:
-    return re.sub(r"[\s_\ufe0e\ufe0f-]+", "", HIDDEN.sub("", normalize(name)))
+    return regex.sub(r"[ _\ufe0e\ufe0f-]+", "", HIDDEN.sub("", normalize(name)))
 
 
 @lru_cache(10_000)

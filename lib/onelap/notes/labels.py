@@ -25,7 +25,6 @@ def read_labels(notes_path: Path) -> dict[str, str]:
         if not all(isinstance(value, str) for pair in labels.items() for value in pair):
             raise TypeError("one of them is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file}: expected lines of id and kind, could not read them: {type(error).__name__}: {error}"
-        ) from None
+        problem = f"could not read them: {type(error).__name__}: {error}"
+        raise UserError(f"{file}: expected lines of id and kind, {problem}") from None
     return {unicodedata.normalize("NFC", identity): normalize(kind) for identity, kind in labels.items()}

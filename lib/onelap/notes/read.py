@@ -1,13 +1,12 @@
 """Reading notes: one generator serves training and sorting, so that both see the same text.
 
-Notes are Markdown or text files, or rows of JSON lines or tables. What cannot be read is yielded as a `Skip` with its
-reason, never dropped silently; nothing on disk is changed.
+What cannot be read is yielded as a `Skip` with its reason, never dropped silently; nothing on disk is changed.
 """
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unicodedata import normalize as compose
@@ -92,7 +91,7 @@ def _unique(identity: str, ids: Counter) -> str:
 def notes_in(path: Path, fields: Fields) -> Iterator[Note | Skip]:
     """Yield the notes of a folder or of one file, in order, and what is skipped."""
     if not path.is_dir():
-        yield from _notes_of_file(path, Place(printable(path)), {}, fields)
+        yield from _notes_of_file(path, Place(printable(path)), fields)
         return
     for file, count, reason in files_below(path, fields.template_folders):
         place = Place(printable(file), printable(file.relative_to(path).as_posix()))
@@ -100,10 +99,7 @@ def notes_in(path: Path, fields: Fields) -> Iterator[Note | Skip]:
             reason = "kinds given with onelap label"
         elif not reason and file.suffix.lower() not in TEXT_SUFFIXES | ROW_SUFFIXES:
             reason = f"not a note: {file.suffix.lower() or 'without'} suffix"
-        if reason:
-            yield Skip(place, reason, count)
-        else:
-            yield from _notes_of_file(file, place, _values_of_folders(place.name, fields), fields)
+        yield from [Skip(place, reason, count)] if reason else _notes_of_file(file, place, fields)
 
 
 def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
@@ -116,26 +112,20 @@ def _values_of_folders(name: str, fields: Fields) -> dict[str, str]:
     return {fields.kind: kind, fields.style: next(filter(None, styles), ""), fields.source: source}
 
 
-def _notes_of_file(path: Path, place: Place, defaults: dict[str, str], fields: Fields) -> Iterator[Note | Skip]:
+def _notes_of_file(path: Path, place: Place, fields: Fields) -> Iterable[Note | Skip]:
     has_rows = path.suffix.lower() in ROW_SUFFIXES
     try:
         content, encoding = read_text(path, fields.encoding, None if has_rows else MAX_FILE, has_rows)
     except Unreadable as reason:
-        yield Skip(place, str(reason), broken=True)
-        return
+        return [Skip(place, str(reason), broken=True)]
     if not has_rows:
-        yield _note(place, content, {}, fields, defaults, encoding, modified_on(path))
-        return
+        return [_note(place, content, {}, fields, encoding, modified_on(path))]
     rows = list(rows_of(path, content, fields.text, fields.kind))
-    if not rows:
-        yield Skip(place, "no rows")
-    for number, values in rows:
-        yield note_of_row(replace(place, line=number), values, fields, defaults, encoding)
+    notes = (note_of_row(replace(place, line=number), values, fields, encoding) for number, values in rows)
+    return notes if rows else [Skip(place, "no rows")]
 
 
-def note_of_row(
-    place: Place, values: dict | str, fields: Fields, defaults: dict[str, str] | None = None, encoding: str = ""
-) -> Note | Skip:
+def note_of_row(place: Place, values: dict | str, fields: Fields, encoding: str = "") -> Note | Skip:
     """Make a note of a row's values; a text instead of them says why there are none."""
     if isinstance(values, str):
         return Skip(place, values, broken=True)
@@ -144,19 +134,17 @@ def note_of_row(
         problem = f"is missing, there are {', '.join(fields_of(values)) or 'none'}" if text is None else "is not text"
         foreign = place.path.lower().endswith(".json")  # of another program
         return Skip(place, f"the field `{fields.text}` {problem}", broken=not foreign)
-    return _note(place, text, values, fields, defaults or {}, encoding)
+    return _note(place, text, values, fields, encoding)
 
 
 def clean(raw: str, fields: Fields) -> str:
     """Return the text of a note as the model sees it; empty for one that is too long."""
-    note = _note(Place(), raw, {}, fields, {}, "")
+    note = _note(Place(), raw, {}, fields)
     return note.text if isinstance(note, Note) else ""
 
 
-def _note(
-    place: Place, raw: str, row: dict, fields: Fields, defaults: dict[str, str], encoding: str, modified: str = ""
-) -> Note | Skip:
-    """Make a note of a raw text; values of its row go before those of its front matter, and these before `defaults`."""
+def _note(place: Place, raw: str, row: dict, fields: Fields, encoding: str = "", modified: str = "") -> Note | Skip:
+    """Values of a note's row go before those of its front matter, and these before those of its folders."""
     too_long = Skip(place, f"over {MAX_BYTES / 1e6:.0f} MB", broken=True)
     # JSON can carry what no file can: other line ends, NUL, and half an emoji.
     raw = compose("NFC", raw.replace("\r\n", "\n").replace("\r", "\n"))
@@ -168,19 +156,22 @@ def _note(
     pairs = [*head.items(), *((name, value) for name, value in row.items() if value is not None and str(value).strip())]
     values, body = {str(name).lower(): value for name, value in pairs}, Body(below, fields)
     body.programs["front matter in a row"] += bool(head and place.line)
-    kind, why = _kind_of(values, body, defaults.get(fields.kind, ""), fields)
+    by_text = "row " + hashlib.sha256(raw.encode(errors="replace")).hexdigest()[:12]  # wherever it moves in the file
+    of_row = (single(place.row_id) or by_text) if place.line else ""
+    of_folders = _values_of_folders(place.name, fields)
+    kind, why = _kind_of(values, body, of_folders[fields.kind], fields)
     text, removed = body.text(kind)
     if len(text) > MAX_BYTES:
         return too_long
     return Note(
         place=place,
-        id=_identity(place, raw),
+        id=compose("NFC", f"{place.name} {of_row}".strip()),
         body=body,
         text=text,
         removed=removed,
         kind=kind,
-        source=single(value_of(values, fields.source)) or defaults.get(fields.source, ""),
-        style=normalize(single(value_of(values, fields.style)) or defaults.get(fields.style, "")),
+        source=single(value_of(values, fields.source)) or of_folders[fields.source],
+        style=normalize(single(value_of(values, fields.style)) or of_folders[fields.style]),
         encoding=encoding,
         written=written_on(values, "" if place.line else Path(place.path).stem),
         modified=modified,
@@ -188,23 +179,15 @@ def _note(
     )
 
 
-def _identity(place: Place, raw: str) -> str:
-    """A file's name, or a row's own id; a row without one is known by its text, wherever it moves in the file."""
-    by_text = "row " + hashlib.sha256(raw.encode(errors="replace")).hexdigest()[:12]
-    of_row = (single(place.row_id) or by_text) if place.line else ""
-    return compose("NFC", f"{place.name} {of_row}".strip())
-
-
 def _kind_of(values: dict, body: Body, default: str, fields: Fields) -> tuple[str, str]:
     """The kind by the field, else by a property in the text, tags, or default; and where there is none, why."""
     value = value_of(values, fields.kind)
     named = texts_of(value)
     kinds = kinds_in(named, fields.kinds) or kinds_in(",".join(named).split(","), fields.kinds)
-    if value not in (None, "", []) and not kinds and (named or not isinstance(value, str)):
+    if value not in (None, []) and not kinds and (named or not isinstance(value, str)):
         if len(named) == 1:
             return normalize(single(value)), ""  # unknown, and refused with all others
-        shown = value if isinstance(value, bool) else f"a {type(value).__name__}"
-        return "", f"`{fields.kind}` is {shown}: expected the name of a kind"
+        return "", f"`{fields.kind}` is a {type(value).__name__}: expected the name of a kind"
     tags = body.tags.union(kinds_in(tags_in(values, fields.kinds), fields.kinds))
     for what, found in {f"`{fields.kind}`": kinds, "properties": body.field, "tags": tags}.items():
         if found:

@@ -12,8 +12,7 @@ from pathlib import Path
 from onelap.machine.encoding import MAX_BYTES
 from onelap.machine.files import printable
 
-TABLE_SUFFIXES = {".csv", ".tsv"}
-ROW_SUFFIXES = {".jsonl", ".ndjson", ".json", *TABLE_SUFFIXES}
+ROW_SUFFIXES = {".jsonl", ".ndjson", ".json", ".csv", ".tsv"}
 MAX_FIELDS, MAX_NAME_SHOWN = 8, 24  # a longer name may be a note's text: the first row of a table without a header
 READ_AHEAD = 10  # times the lines of a table, in search of quotes that close; from then on every line is a row
 _DELIMITERS = "\x1f,;\t|"  # of equals the first wins: for a header of one name it is one that nobody writes
@@ -30,7 +29,7 @@ _NAMES = ["result", "choices", "name", "label", "value", "text"]  # where the ob
 def rows_of(path: Path, content: str, text_field: str, kind_field: str) -> Iterator[tuple[int, dict | str]]:
     """Yield the line on which a row ends (JSON over lines: which row it is), and its values or why there are none."""
     suffix, content = path.suffix.lower(), content.removeprefix("\ufeff")
-    if suffix in TABLE_SUFFIXES:
+    if suffix in (".csv", ".tsv"):
         rows = _table_rows(content, text_field)
     elif suffix == ".json" or content.lstrip().startswith(("[", "{\n")):
         rows = _spread_rows(content)

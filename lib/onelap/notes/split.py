@@ -1,8 +1,7 @@
 """Train, validation and test: stratified by kind, all notes of a source on one side, frozen.
 
 A random split flatters: notes of one author share subjects and phrases, and a classifier that has seen them is asked
-about the next author in daily use. Near-duplicates stay on one side with their sources for the same reason. The test
-prefers notes of the style that will be sorted (raw ones), and leaves half of them to learn from.
+about the next author in daily use. Near-duplicates stay on one side with their sources for the same reason.
 """
 
 import hashlib
@@ -45,7 +44,6 @@ class FrozenSplit:
         name = f"_{digest[:10]}.json"  # behind a name that may be that of a link, in files of version 0.1
         self.path = min(folder.glob(f"*{name}"), default=folder / f"{notes_path.resolve().stem}{name}")
         stored = read_json(self.path) if self.path.exists() else {"parts": {}, "by_source": None}
-        # {id of a note: its part}; empty before the first split.
         self.parts = {unicodedata.normalize("NFC", identity): part for identity, part in stored["parts"].items()}
         self.by_source: bool | None = stored["by_source"]  # how the notes were split; None before the first split
 
@@ -78,13 +76,10 @@ def split_notes(
     notes of one source (a single note without a source, or unless `by_source`), and those of the sources that share a
     near-duplicate with it.
 
-    A note is set aside where its cluster cannot stay together:
-
-    - Of two near-duplicates in different parts (their cluster would exceed `MAX_CLUSTER`, or the frozen split has them
-      apart) the new one goes, else the one in train, else the one in validation.
-    - A note that changed its source goes where the other notes of that source are in another part.
-    - Of two near-duplicates in test, of which one is of the preferred style, the other one goes if it is new: the same
-      thought is tested once.
+    Set aside are: of two near-duplicates in different parts (their cluster would exceed `MAX_CLUSTER`, or the frozen
+    split has them apart) the new one, else the one in train, else the one in validation; a note that changed its
+    source, where the others of that source are in another part; and of two near-duplicates in test, of which one is of
+    the preferred style, the other one if it is new: the same thought is tested once.
 
     Raises UserError where a part would be empty, or a kind would have no note in train.
     """
@@ -120,23 +115,18 @@ def split_notes(
 def _copies(pairs: pd.DataFrame, placed: np.ndarray, new: np.ndarray, like_test: pd.Series) -> np.ndarray:
     """(notes,) which near-duplicates are set aside, because their pair is apart or would be tested twice."""
     first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
-    apart, like = placed[first] != placed[second], like_test.to_numpy()
-    drop_first = np.where(new[first] == new[second], placed[first] < placed[second], new[first])
-    aside = [first[apart & drop_first], second[apart & ~drop_first]]
+    aside, like = np.zeros(len(placed), dtype=bool), like_test.to_numpy()
     for copy, other in (first, second), (second, first):
-        tested_twice = ~apart & (placed[copy] == PARTS.index("test")) & like[other] & ~like[copy]
-        aside.append(copy[tested_twice & new[copy]])
-    return np.isin(np.arange(len(placed)), np.concatenate(aside))
+        goes = np.where(new[copy] == new[other], placed[copy] < placed[other], new[copy])
+        tested_twice = (placed[copy] == PARTS.index("test")) & like[other] & ~like[copy] & new[copy]
+        aside[copy[np.where(placed[copy] == placed[other], tested_twice, goes)]] = True
+    return aside
 
 
 def _place(
     kinds: pd.Series, like_test: pd.Series, cluster: np.ndarray, placed: pd.Series, shares: dict[str, float], seed: int
 ) -> pd.Series:
-    """(notes,) positions in PARTS; a cluster without one goes where its kinds are missing most.
-
-    Greedy, the largest clusters first, as scikit-learn's StratifiedGroupKFold does for parts of equal size; the best of
-    several orders is taken.
-    """
+    """(notes,) positions in PARTS; a cluster without one goes where its kinds are missing most, the largest first."""
     strata = pd.get_dummies(kinds + like_test.map({True: " preferred", False: ""}), dtype=float)
     by_cluster = strata.groupby(cluster).sum().to_numpy()  # (clusters, strata)
     frozen = strata.groupby(placed.to_numpy()).sum().reindex(range(len(PARTS)), fill_value=0.0).to_numpy()
@@ -145,39 +135,36 @@ def _place(
     # One large source in a small part makes its figure that source's: variance grows with the squared sizes.
     lumpiness = np.outer(sizes**2, 1 / target.sum(axis=1))
     waiting = np.unique(cluster[placed.isna()])
-    best, least = np.zeros(len(by_cluster), dtype=int), np.inf
+    tried = []
     for order in range(ORDERS if len(waiting) < MAX_ORDERED else 1):
         queue = np.random.default_rng([seed, order]).permutation(waiting)
         queue = queue[np.argsort(-sizes[queue], kind="stable")]
         counts, choice = frozen.copy(), np.zeros(len(by_cluster), dtype=int)
-        for number in queue:
+        for number in queue:  # as scikit-learn's StratifiedGroupKFold does for parts of equal size
             growth = _distance(counts + by_cluster[number], target) - _distance(counts, target)
             choice[number] = (growth + lumpiness[number]).argmin()
             counts[choice[number]] += by_cluster[number]
         for empty in np.flatnonzero(counts.sum(axis=1) == 0):  # few large sources: each part needs one
-            left = counts[0] - by_cluster  # what train would keep
-            enough = (left >= np.sign(by_cluster)).all(axis=1)
-            spared = [number for number in queue if choice[number] == 0 and enough[number]]
+            enough_left = (counts[0] - by_cluster >= np.sign(by_cluster)).all(axis=1)  # in train
+            spared = [number for number in queue if choice[number] == 0 and enough_left[number]]
             if spared:
                 choice[spared[-1]] = empty
                 counts[[0, empty]] += [-by_cluster[spared[-1]], by_cluster[spared[-1]]]
-        distance = _distance(counts, target).sum() + lumpiness[waiting, choice[waiting]].sum()
-        if distance < least:
-            best, least = choice, distance
+        tried.append((_distance(counts, target).sum() + lumpiness[waiting, choice[waiting]].sum(), choice))
+    _, best = min(tried, key=lambda each: each[0])
     return pd.Series(best[cluster])
 
 
 def _targets(kinds: pd.Series, like_test: pd.Series, strata: pd.DataFrame, shares: dict[str, float]) -> np.ndarray:
     """(parts, strata) notes wanted: each kind by the shares, in test as many preferred ones as it may have."""
-    in_all = strata.sum()
-    in_test = {}
+    in_all, in_test = strata.sum().to_numpy(), {}
     for kind, preferred in like_test.groupby(kinds):
         wanted, available = shares["test"] * len(preferred), preferred.sum()
         taken = min(wanted, max(MAX_PREFERRED_IN_TEST, shares["test"]) * available)
         in_test |= {f"{kind} preferred": taken, kind: wanted - taken}
-    test = in_all.index.map(in_test).to_numpy(dtype=float)
-    validation = (in_all.to_numpy() - test) * shares["validation"] / (1 - shares["test"])
-    return np.stack([in_all.to_numpy() - test - validation, validation, test])
+    test = strata.columns.map(in_test).to_numpy(dtype=float)
+    validation = (in_all - test) * shares["validation"] / (1 - shares["test"])
+    return np.stack([in_all - test - validation, validation, test])
 
 
 def _distance(counts: np.ndarray, target: np.ndarray) -> np.ndarray:

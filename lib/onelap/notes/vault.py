@@ -82,8 +82,7 @@ def read_all(path: Path, fields: Fields) -> Reading:
         if isinstance(item, Note):
             (labelled if item.kind else unlabelled).append([getattr(item, column) for column in COLUMNS])
             removed += item.removed if item.kind else Counter()
-    tables = (pd.DataFrame(rows, columns=COLUMNS) for rows in (labelled, unlabelled))
-    notes, others = (table.sort_values("id", ignore_index=True) for table in tables)
+    notes, others = (pd.DataFrame(sorted(rows), columns=COLUMNS) for rows in (labelled, unlabelled))
     refuse_unknown_kinds(notes.groupby("kind")["id"].apply(list), fields)
     return Reading(notes, others, pd.DataFrame(skipped, columns=["where", "count", "reason"]), removed)
 
@@ -110,8 +109,7 @@ def check_kinds(kinds: Iterable[str]) -> list[str]:
     if len(counts) < 2:
         held = f"one kind only ({', '.join(counts)})" if counts else "no kind"
         raise UserError(f"the notes hold {held}: a classifier needs at least two")
-    few = ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()) if count < MIN_NOTES_PER_KIND)
-    if few:
+    if few := ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()) if count < MIN_NOTES_PER_KIND):
         raise UserError(
             f"expected at least {MIN_NOTES_PER_KIND} notes of every kind, found fewer for: {few}; "
             "label more of them, merge the kind into another, or correct its spelling"
