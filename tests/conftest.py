@@ -37,7 +37,6 @@ TOY_RECIPE = Recipe(
     lora_alpha=8,
     lora_dropout=0.05,
     gradient_checkpointing=False,
-    label_temperature=1.0,
     evaluations=2,
     seed=0,
 )

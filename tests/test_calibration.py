@@ -13,19 +13,12 @@ TRAINED_ON = pd.Series(["common"] * 800 + ["rare"] * 200)
 def test_skew_adjustment_leaves_a_model_of_mere_shares_no_preference():
     shares = np.array([[0.8, 0.2]])
     for strength, expected in ((1.0, [[0.5, 0.5]]), (0.5, [[2 / 3, 1 / 3]]), (0.0, shares)):
-        adjusted = adjust_for_skew(TRAINED_ON, KINDS, strength, 1.0).apply(shares)
+        adjusted = adjust_for_skew(TRAINED_ON, KINDS, strength).apply(shares)
         assert adjusted == pytest.approx(np.array(expected), abs=1e-3)
 
 
-def test_skew_adjustment_first_undoes_the_label_temperature():
-    """Trained at a temperature of 4, a probability of p⁴ : q⁴ means p : q."""
-    p = np.array([[0.8**4, 0.2**4]]) / (0.8**4 + 0.2**4)
-    assert adjust_for_skew(TRAINED_ON, KINDS, 0.0, 4.0).apply(p) == pytest.approx(np.array([[0.8, 0.2]]))
-    assert adjust_for_skew(TRAINED_ON, KINDS, 1.0, 4.0).apply(p) == pytest.approx(np.array([[0.5, 0.5]]), abs=1e-3)
-
-
 def test_skew_adjustment_leaves_certain_answers_certain():
-    assert adjust_for_skew(TRAINED_ON, KINDS, 0.5, 1.0).apply(np.array([[1.0, 0.0]])) == pytest.approx(
+    assert adjust_for_skew(TRAINED_ON, KINDS, 0.5).apply(np.array([[1.0, 0.0]])) == pytest.approx(
         np.array([[1.0, 0.0]])
     )
 

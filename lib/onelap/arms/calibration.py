@@ -18,19 +18,18 @@ ITERATIONS = 200  # each closes part of the remaining bias; after these it is be
 
 @dataclass(frozen=True)
 class Calibration:
-    """Turns probabilities p into softmax((log p / label_temperature + offset) / temperature), an offset in nats a kind.
+    """Turns probabilities p into softmax((log p + offset) / temperature), an offset in nats a kind.
 
     A temperature changes how sure an answer is, never which one it is.
     """
 
     offsets: dict[str, float]
-    label_temperature: float = 1.0  # that of the training: the adapter has learnt the scores divided by it
     temperature: float = 1.0
     threshold: float | None = None  # probability from which an answer is sure; None where none reached the target
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """Correct (notes, kinds), whose columns are in the order of the offsets."""
-        scores = _log(probabilities) / self.label_temperature + list(self.offsets.values())
+        scores = _log(probabilities) + list(self.offsets.values())
         return softmax(scores / self.temperature, axis=1)
 
     def save(self, adapter: Path) -> None:
@@ -43,13 +42,13 @@ class Calibration:
         return cls(**read_json(adapter / FILE))
 
 
-def adjust_for_skew(trained_on: pd.Series, kinds: list[str], strength: float, label_temperature: float) -> Calibration:
+def adjust_for_skew(trained_on: pd.Series, kinds: list[str], strength: float) -> Calibration:
     """Favour rare kinds by logit adjustment (Menon et al. 2021, https://arxiv.org/abs/2007.07314).
 
     A strength of 1 removes the kinds' shares in `trained_on` from the scores, which costs accuracy; 0 leaves them.
     """
     offsets = -strength * np.log(_shares(trained_on, kinds))
-    return Calibration(dict(zip(kinds, offsets.tolist(), strict=True)), label_temperature)
+    return Calibration(dict(zip(kinds, offsets.tolist(), strict=True)))
 
 
 def without_label_bias(probabilities: np.ndarray, trained_on: pd.Series, kinds: list[str]) -> Calibration:

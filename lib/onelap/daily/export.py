@@ -80,11 +80,11 @@ def merge(base: Path, adapter: Path, folder: Path) -> None:
 def describe_classifier(prompt: Prompt, calibration: Calibration) -> dict:
     """Describe prompt and scores for classifier.json.
 
-    `logit_bias` {token id: nats} has the calibration's offsets as other programs take them, in the logits' own scale:
-    greedy generation with it, and with nothing but `answer_tokens` allowed, gives the answers of `onelap sort`.
+    `logit_bias` {token id: nats} has the calibration's offsets as other programs take them: greedy generation with it,
+    and with nothing but `answer_tokens` allowed, gives the answers of `onelap sort`.
     """
     tokens = prompt.answer_tokens
-    bias = {tokens[kind]: calibration.label_temperature * offset for kind, offset in calibration.offsets.items()}
+    bias = {tokens[kind]: offset for kind, offset in calibration.offsets.items()}
     texts = {"before": prompt.before, "after": prompt.after, "answer_tokens": tokens, "logit_bias": bias}
     return texts | {"note_tokens": prompt.note_budget} | asdict(calibration)
 

@@ -19,7 +19,6 @@ class Recipe:
     lora_alpha: int
     lora_dropout: float
     gradient_checkpointing: bool
-    label_temperature: float
     evaluations: int
     seed: int
     checkpoint_minutes: float = 10.0

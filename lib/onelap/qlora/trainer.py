@@ -34,7 +34,7 @@ if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not 
 from trl import SFTConfig, SFTTrainer
 
 # Of the other losses beside that of which kind it is: of naming any kind, and of writing the rest of its label.
-ANY_KIND_WEIGHT, SPELLING_WEIGHT = 0.15, 0.015  # chosen out of fold (docs/LOG.md)
+ANY_KIND_WEIGHT, SPELLING_WEIGHT = 0.2, 0.02  # chosen out of fold (docs/LOG.md)
 PADDING = -100  # behind an answer that is shorter than others
 WITHOUT_EFFECT = ("checkpoint_minutes", "report_to", "allow_upload")  # parts of a recipe that change no weight
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")  # that a checkpoint depends on
@@ -114,10 +114,9 @@ class KindTrainer(SFTTrainer):
         else:
             logits = torch.cat(self.validation_pieces.each(logits_of, notes))
         first, rest = logits[:, 0], logits[:, 1:].transpose(1, 2)
-        among_kinds = first[:, self.answers[:, 0]]
-        scores = among_kinds / self.recipe.label_temperature
+        scores = first[:, self.answers[:, 0]]
         which = cross_entropy(scores, kinds, reduction="sum")
-        any_kind = (first.logsumexp(dim=-1) - among_kinds.logsumexp(dim=-1)).sum()
+        any_kind = (first.logsumexp(dim=-1) - scores.logsumexp(dim=-1)).sum()
         spelling = cross_entropy(rest, answers[:, 1:], ignore_index=PADDING, reduction="sum")
         # The Trainer counts the notes of all processes, whose gradients are averaged afterwards.
         share = len(kinds) if num_items_in_batch is None else num_items_in_batch / self.args.world_size
