@@ -67,7 +67,7 @@ def test_probabilities_of_impossible_and_unseen_kinds_are_finite():
     certain = np.array([[1.0, 0.0]] * 40)
     for calibration in (
         without_label_bias(certain, TRAINED_ON, KINDS),
-        adjust_for_skew(TRAINED_ON[:800], KINDS, 1.0, 1.0),
+        adjust_for_skew(TRAINED_ON[:800], KINDS, 1.0),
     ):
         assert np.isfinite(calibration.apply(certain)).all()
 
