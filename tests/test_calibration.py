@@ -84,6 +84,6 @@ def test_temperature_does_not_depend_on_the_order_of_kinds():
 
 
 def test_calibration_is_stored_with_the_adapter(tmp_path):
-    calibration = Calibration({"common": 0.1, "rare": 0.2}, 5.0, 1.5, 0.8)
+    calibration = Calibration({"common": 0.1, "rare": 0.2}, 1.5, 0.8)
     calibration.save(tmp_path)
     assert Calibration.load(tmp_path) == calibration

@@ -65,7 +65,7 @@ def test_greedy_generation_among_the_answers_gives_the_calibrated_kinds(model, p
     scored, _ = score(model, prompt, TEXTS, batch_size=3)
     rivals = np.log(np.sort(scored, axis=1)[:, -2:])
     gap = float(np.median(rivals[:, 1] - rivals[:, 0]))  # so that the offsets turn some of the answers
-    offsets = dict.fromkeys(kinds, 0.0) | {kinds[scored.sum(axis=0).argmin()]: 2.5 * gap}
+    offsets = dict.fromkeys(kinds, 0.0) | {kinds[scored.sum(axis=0).argmin()]: 10 * gap}
     calibration = Calibration(offsets, temperature=1.3)
     expected = [kinds[column] for column in calibration.apply(scored).argmax(axis=1)]
     assert expected != [kinds[column] for column in scored.argmax(axis=1)]

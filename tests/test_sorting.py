@@ -120,7 +120,7 @@ def test_threshold_is_that_of_the_run_unless_one_is_given(lap, sorter):
         (lambda run: truncate(run / "adapter/adapter_model.safetensors"), "found a damaged or another one"),
         (lambda run: forget(run, "scoring"), "expected a run whose 04_evaluate is done, found one that is not"),
         (lambda run: with_other_weights(run), "found other files"),
-        (lambda run: ask_otherwise(run), "expected the prompt that the adapter has learnt, found another one"),
+        (lambda run: ask_otherwise(run), "expected the prompt that was learnt, found another one"),
     ],
 )
 def test_incomplete_or_changed_run_is_refused(lap, tmp_path, damage, told):

@@ -74,10 +74,7 @@ def ask(
 
 
 def generate(model, prompt: Prompt, texts: list[str], batch_size: int = 1) -> tuple[list[str], float]:
-    """Let the model write an answer to each text, greedily; returns the answers and seconds a note.
-
-    At most `ANSWER_TOKENS` tokens are written. An answer that is a kind's letter is returned as the kind.
-    """
+    """Let the model write up to `ANSWER_TOKENS` tokens about each text; returns answers, not letters, seconds a note."""
     model.eval()
     decode = partial(prompt.tokenizer.batch_decode, skip_special_tokens=True)
     kinds = dict(zip(decode(list(prompt.answers.values())), prompt.answers, strict=True))

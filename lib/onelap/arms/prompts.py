@@ -77,10 +77,6 @@ class Prompt:
         ids, spans = self._read("note")
         return ids[sum(start < len(self.before + "note") for start, _ in spans) :]
 
-    @cached_property
-    def _special(self) -> re.Pattern:
-        return re.compile("|".join(map(re.escape, self.tokenizer.all_special_tokens)))
-
     def note_tokens(self, text: str) -> list[int]:
         """Tokenize a whole note, as it stands in the prompt."""
         return self._inner(self._read(self._plain(text))[0])
@@ -124,7 +120,8 @@ class Prompt:
 
     def _plain(self, text: str) -> str:
         """A note without outer white space, in which special tokens are broken, so that they are text."""
-        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
+        special = "|".join(map(re.escape, self.tokenizer.all_special_tokens))
+        return re.sub(special, lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
 
     def require_stable(self, texts: Sequence[str]) -> None:
         """Check that the tokens around a note do not depend on it. Raises UserError where they do, naming the text."""

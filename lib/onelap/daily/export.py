@@ -84,9 +84,12 @@ def describe_classifier(prompt: Prompt, calibration: Calibration) -> dict:
     and with nothing but `answer_tokens` allowed, gives the answers of `onelap sort`.
     """
     tokens = prompt.answer_tokens
-    bias = {tokens[kind]: offset for kind, offset in calibration.offsets.items()}
-    texts = {"before": prompt.before, "after": prompt.after, "answer_tokens": tokens, "logit_bias": bias}
-    return texts | {"note_tokens": prompt.note_budget} | asdict(calibration)
+    answers = {
+        "answer_tokens": tokens,
+        "logit_bias": {tokens[kind]: nats for kind, nats in calibration.offsets.items()},
+    }
+    texts = {"before": prompt.before, "after": prompt.after, "note_tokens": prompt.note_budget}
+    return texts | answers | asdict(calibration)
 
 
 def check_verdict(run: Run, predictions: pd.DataFrame, clusters: pd.Series) -> dict:

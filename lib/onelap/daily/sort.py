@@ -64,10 +64,7 @@ class Classifier:
             raise UserError(f"base_model {base}: expected the base of {run.path.name}, found other files")
         prompt = build_prompt(load_tokenizer(base), run.read_manifest()["kinds"], scoring["max_length"])
         if prompt.digest != hashes["prompts"][TUNED]:
-            raise UserError(
-                f"{run.path}: expected the prompt that the adapter has learnt, found another one, as after a change of "
-                "the program or of the base's tokenizer; make a new run"
-            )
+            raise UserError(f"{run.path}: expected the prompt that was learnt, found another one; make a new run")
         # Where training overflowed, sorting would too; else the best formats of this device.
         precision = choose_precision("fp32" if record.get("precision") == "fp32" else "auto")
         calibration = Calibration.load(run.adapter_path)

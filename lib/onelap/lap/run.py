@@ -101,10 +101,7 @@ class Run:
         """`base_model, max_length, score_batch`: how 04_evaluate scored the adapter. Raises UserError before that."""
         scoring = self.record.get("scoring") or self.record.get("asked")  # its name in runs of 0.1
         if not scoring:
-            raise UserError(
-                f"{self.path}: expected a run whose 04_evaluate is done, found one that is not, or is of an earlier "
-                "version; `onelap run` makes a new one"
-            )
+            raise UserError(f"{self.path}: expected a run whose 04_evaluate is done, found one that is not")
         return scoring
 
     @property

@@ -92,7 +92,7 @@ def _choose_for_cpu(choice: str) -> Precision:
     if fast and choice != "fp32":
         why = "bfloat16: this CPU multiplies it several times faster than float32"
         return Precision("cpu", torch.bfloat16, bf16=True, fp16=False, why=why)
-    why = "float32: bfloat16 would be slower on this CPU" if not fast else "float32: chosen by the parameter"
+    why = "float32: chosen" if fast else "float32: bfloat16 would be slower on this CPU"
     return Precision("cpu", torch.float32, bf16=False, fp16=False, why=why)
 
 

@@ -129,10 +129,7 @@ class Workload:
 
     @classmethod
     def of(cls, train: list[int], validation: list[int], batch: int, tokens: int) -> "Workload":
-        """Count from the notes' lengths in tokens, with the prompt; notes of similar length share a batch.
-
-        A `batch` of notes is split into micro-batches of so many `tokens`, but not in a validation pass.
-        """
+        """Count from the lengths of the prompts; batches of like notes are split by `tokens`, but not in validation."""
         sizes = _pass_sizes(train, batch, tokens)
         validation_sizes = _pass_sizes(validation, batch, batch * max(validation, default=0))
         return cls(len(sizes), sum(sizes), max(sizes), (len(validation_sizes), sum(validation_sizes)))
@@ -178,11 +175,10 @@ def measure(trainer) -> tuple[Pace, Pace]:
     """
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
-    samples = [rows[:size], rows[len(rows) // 2 :][:size]]
-    # The first micro-batch of each, so that a step is one pass.
-    firsts = [micro_batches([len(row["input_ids"]) for row in notes], trainer.tokens)[0] for notes in samples]
-    samples = [[notes[position] for position in first] for notes, first in zip(samples, firsts, strict=True)]
-    answer, paces = trainer.prompt.longest_answer - 1, []
+    answer, samples, paces = trainer.prompt.longest_answer - 1, [], []
+    for start in (0, len(rows) // 2):  # so many notes that a step is one pass
+        fitting = trainer.tokens // (len(rows[start]["input_ids"]) + answer)
+        samples.append(rows[start:][: max(1, min(size, fitting))])
     with torch.random.fork_rng():
         for learning, step in ((True, trainer.training_step), (False, trainer.compute_loss)):
             model.train(learning)

@@ -38,11 +38,10 @@ def processes() -> int:
 
 def notes_a_process(effective_batch: int) -> int:
     """Compute a process's share of the effective batch. Raises UserError where the batch cannot be shared evenly."""
-    share, rest = divmod(effective_batch, processes())
-    if rest:
+    if effective_batch % processes():
         found = f"found {effective_batch} for {processes()} processes; begin the run with another one"
         raise UserError(f"effective_batch: expected a multiple of the number of processes, {found}")
-    return share
+    return effective_batch // processes()
 
 
 def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -33,8 +33,7 @@ if "utf" not in sys.getfilesystemencoding() or (sys.platform == "win32" and not 
     )
 from trl import SFTConfig, SFTTrainer
 
-# Of the other losses beside that of which kind it is: of naming any kind, and of writing the rest of its label.
-ANY_KIND_WEIGHT, SPELLING_WEIGHT = 0.2, 0.02  # chosen out of fold (docs/LOG.md)
+ANY_KIND_WEIGHT, SPELLING_WEIGHT = 0.2, 0.02  # beside the loss of which kind; chosen out of fold (docs/LOG.md)
 PADDING = -100  # behind an answer that is shorter than others
 WITHOUT_EFFECT = ("checkpoint_minutes", "report_to", "allow_upload")  # parts of a recipe that change no weight
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")  # that a checkpoint depends on
