@@ -74,7 +74,7 @@ def ask(
 
 
 def generate(model, prompt: Prompt, texts: list[str], batch_size: int = 1) -> tuple[list[str], float]:
-    """Let the model write up to `ANSWER_TOKENS` tokens about each text; returns answers (no letters), seconds a note."""
+    """Let the model write up to `ANSWER_TOKENS` tokens about each text; returns answers, and seconds a note."""
     model.eval()
     decode = partial(prompt.tokenizer.batch_decode, skip_special_tokens=True)
     kinds = dict(zip(decode(list(prompt.answers.values())), prompt.answers, strict=True))
