@@ -136,6 +136,7 @@ def write_toy_params(folder: Path, base: Path) -> Path:
         "evaluations": 2,
         "checkpoint_minutes": 0.0,
         "test_share": 0.3,
+        "precision": "fp32",  # so that probabilities are the same on any machine, and alone or among others
     }
     path = folder / "toy.yaml"
     path.write_text(yaml.safe_dump(parameters), encoding="utf-8")

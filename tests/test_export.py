@@ -45,7 +45,9 @@ def test_export_is_a_model_folder_with_its_classifier(lap, exported):
     files = folder / "classifier.json", lap[0] / "adapter/calibration.json"
     classifier, calibration = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     assert calibration.items() <= classifier.items()
-    assert list(classifier["answers"]) == list(calibration["offsets"])
+    tokens = classifier["answer_tokens"]
+    assert {kind: classifier["logit_bias"][str(token)] for kind, token in tokens.items()} == calibration["offsets"]
+    assert classifier["before"].endswith("Answer with the kind only.\n") and "assistant" in classifier["after"]
     assert result.stdout.splitlines()[0] == str(folder)
     assert re.match(r"\d+ of \d+ answers differ from the adapter's \([+-]\d+ points", result.stdout.splitlines()[1])
 
