@@ -62,9 +62,9 @@ def prepare(toy_base, tmp_path_factory):
 
     def prepare(name, **changed):
         run = Run.open(folder / name)
-        notes = pd.DataFrame(toy_notes(60)).assign(id=[str(number) for number in range(60)])
+        notes = pd.DataFrame(toy_notes(64)).assign(id=[str(number) for number in range(64)])
         run.write_dataset(
-            notes.assign(part=["train"] * 44 + ["validation"] * 8 + ["test"] * 8), {"kinds": sorted(TOY_WORDS)}
+            notes.assign(part=["train"] * 48 + ["validation"] * 8 + ["test"] * 8), {"kinds": sorted(TOY_WORDS)}
         )
         parameters, _ = read_parameters(None)
         parameters |= {"base_model": str(toy_base), "max_length": 160, "micro_batch_tokens": 320, "precision": "fp32"}

@@ -143,7 +143,7 @@ def test_unchanged_run_can_be_resumed(started):
 
 def test_changes_that_rule_resuming_out_are_named(started):
     run, parameters, notes, base = started
-    assert "epochs was 4.0 and is 3.0" in refusal(run, parameters | {"epochs": 3.0})
+    assert "epochs was 6.0 and is 3.0" in refusal(run, parameters | {"epochs": 3.0})
     assert refusal(run, parameters | {"epochs": 3.0}).count(" was ") == 1
     run.update(versions={"torch": "2.0"})
     assert f"version of torch was '2.0' and is '{versions()['torch']}'" in refusal(run, parameters)
@@ -176,7 +176,7 @@ def test_run_in_use_by_another_process_is_refused(started, onelap):
 
 def test_changed_parameters_are_refused_on_the_command_line(started, complaint):
     run, *_ = started
-    assert "epochs was 4.0 and is 2.0" in complaint("run", "--resume", run.path, "-p", "epochs=2")
+    assert "epochs was 6.0 and is 2.0" in complaint("run", "--resume", run.path, "-p", "epochs=2")
     assert json.loads(run.record_path.read_text(encoding="utf-8"))["status"] == "running"
 
 
