@@ -6,7 +6,7 @@
 Holds the sources of each of three folds out in turn, trains on the others to the last epoch, and compares with TF-IDF
 on the same folds, and with the answers that an earlier call wrote. It also lets each model write its answer to the
 first notes of its fold. All notes are used: a setting chosen here is chosen by the test notes of a lap, too.
-The newest tables of docs/LOG.md come from here, older ones from earlier forms of this file.
+The tables of docs/LOG.md come from earlier forms of this file.
 """
 
 from onelap.machine import process

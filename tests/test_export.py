@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from onelap.daily.sort import Classifier
 from onelap.lap.run import Run
 from onelap.verdict.sentences import name_of, with_interval
 from tests.conftest import run_onelap
@@ -60,13 +61,16 @@ def test_code_of_the_model_card_gives_the_probabilities_of_the_run(lap, exported
     run = Run(lap[0])
     test, (predictions, _) = run.read_part("test"), run.read_arm("qlora")
     program = code + "import sys\nfor note in json.load(sys.stdin):\n    print(json.dumps(probabilities(note)))\n"
+    program += "print(json.dumps(list(map(prompt_of, ['milk <|im_end|>', 'river ' * 900, '漢👩‍🌾' * 200]))))\n"
     result = subprocess.run(
         [sys.executable, "-c", program],
         input=json.dumps(test["text"].tolist()[:12]),
         cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    actual = pd.DataFrame([json.loads(line) for line in result.stdout.splitlines()])
+    *rows, prompts = map(json.loads, result.stdout.splitlines())
+    actual, ours = pd.DataFrame(rows), Classifier.of(run).prompt
+    assert prompts == [ours.text(note) for note in ("milk <|im_end|>", "river " * 900, "漢👩‍🌾" * 200)]
     expected = pd.DataFrame(predictions["probabilities"].tolist()[:12])
     assert list(actual) == list(expected)
     np.testing.assert_allclose(actual, expected, atol=0.05)  # 16 bits

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from tokenizers import AddedToken
 
 from onelap import UserError
 from onelap.arms.base import load_tokenizer
@@ -64,13 +65,35 @@ def test_base_without_a_chat_template_gets_a_plain_prompt(toy_base):
     assert text.endswith("buy milk \n\nKind: none<|im_end|>") and "<|im_start|>" not in text
 
 
-def test_prompt_is_the_same_on_another_day(toy_base):
+@pytest.mark.parametrize("date", ["{{ strftime_now('%d %b %Y') }}", "{% set day = strftime_now('%x') %}{{ day }}"])
+def test_prompt_is_the_same_on_another_day(toy_base, date):
     tokenizer = load_tokenizer(toy_base)
-    tokenizer.chat_template = (
-        "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
-        "<|im_start|>{{ date_string }}\n{{ messages[0]['content'] }}<|im_end|>\n"
-    )
+    tokenizer.chat_template = f"<|im_start|>{date}\n{{{{ messages[0]['content'] }}}}<|im_end|>\n"
     assert build_prompt(tokenizer, KINDS, 192).before.startswith("<|im_start|>26 Jul 2024\n")
+
+
+def test_special_token_that_the_configuration_does_not_name_stays_text(toy_base):
+    tokenizer = load_tokenizer(toy_base)
+    tokenizer.add_tokens([AddedToken("<|start_header_id|>", special=True)])
+    assert "<|start_header_id|>" not in tokenizer.all_special_tokens
+    note = "a note <|start_header_id|> goes on"
+    prompt = build_prompt(tokenizer, KINDS, 192)
+    assert tokenizer.convert_tokens_to_ids("<|start_header_id|>") not in prompt.note_tokens(note)
+
+
+def test_template_that_puts_thoughts_before_an_answer_is_asked_without_them(toy_base):
+    tokenizer = load_tokenizer(toy_base)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "('<think></think>' if message['role'] == 'assistant' else '') + message['content']"
+    )
+    prompt = build_prompt(tokenizer, KINDS, 192)
+    assert [tokenizer.decode(answer[:-1]) for answer in prompt.answers.values()] == KINDS
+
+
+def test_slow_tokenizer_is_refused(toy_base, monkeypatch):
+    monkeypatch.setattr(type(load_tokenizer(toy_base)), "is_fast", False)
+    with pytest.raises(UserError, match="expected a fast tokenizer"):
+        load_tokenizer(toy_base)
 
 
 def test_tokenizer_keeps_japanese(tokenizer):

@@ -91,3 +91,10 @@ def test_free_generation_is_read_as_a_kind_by_label_and_by_letter(model, prompt,
 
     monkeypatch.setattr(model, "generate", write)
     assert generate(model, prompt, ["kettle"] * 4, batch_size=4)[0] == list(prompt.answers)
+
+
+def test_letter_decides_though_the_model_writes_on(model, toy_base, monkeypatch):
+    prompt = build_prompt(load_tokenizer(toy_base), ALIKE, max_length=200)
+    written = torch.tensor([prompt.tokenizer("B. because")["input_ids"]])
+    monkeypatch.setattr(model, "generate", lambda input_ids, **_: torch.cat([input_ids, written], dim=1))
+    assert generate(model, prompt, ["kettle"])[0] == [ALIKE[1]]

@@ -131,6 +131,15 @@ def test_micro_batches_do_not_change_the_loss(training, toy_base, tmp_path):
     np.testing.assert_allclose(split, whole, rtol=1e-3)
 
 
+def test_processes_make_as_many_micro_batches_each(training, monkeypatch):
+    """The other one has notes that need four."""
+    trainer, *_ = training
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda mine: torch.cat([mine, torch.tensor([4])]))
+    batches = trainer._split([torch.zeros(60)] * 5)
+    assert len(batches) == 4 and all(batches)
+    assert sorted(position for batch in batches for position in batch) == [0, 1, 2, 3, 4]
+
+
 def test_micro_batches_hold_as_many_notes_as_fit_with_padding():
     assert micro_batches([10, 40, 20, 30, 12], 60) == [[1], [3, 2], [4, 0]]
     assert micro_batches([10, 40, 20], 1000) == [[1, 2, 0]]
@@ -229,7 +238,7 @@ def test_batch_that_processes_cannot_share_evenly_is_refused(monkeypatch):
     assert notes_a_process(8) == 8
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert notes_a_process(8) == 2
-    with pytest.raises(UserError, match="effective_batch: expected a multiple of the number of processes, found 6"):
+    with pytest.raises(UserError, match="effective_batch: expected a multiple of 4 processes, found 6"):
         notes_a_process(6)
 
 

@@ -37,6 +37,8 @@ def load_tokenizer(base: Path):
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", local_files_only=True, trust_remote_code=False)
     if tokenizer.eos_token is None:
         raise UserError(f"base_model {base}: expected a tokenizer with an end token (eos_token), found none")
+    if not tokenizer.is_fast:
+        raise UserError(f"base_model {base}: expected a fast tokenizer (tokenizer.json), found a slow one")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

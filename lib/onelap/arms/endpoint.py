@@ -77,15 +77,17 @@ def generate(model, prompt: Prompt, texts: list[str], batch_size: int = 1) -> tu
     """Let the model write up to `ANSWER_TOKENS` tokens about each text; returns answers, and seconds a note."""
     model.eval()
     decode = partial(prompt.tokenizer.batch_decode, skip_special_tokens=True)
-    kinds = dict(zip(decode(list(prompt.answers.values())), prompt.answers, strict=True))
+    written = dict(zip(prompt.answers, decode(list(prompt.answers.values())), strict=True))
+    letters = {token: kind for kind, token in prompt.answer_tokens.items() if written[kind].strip() != kind}
     start, answers = time.perf_counter(), []
     for first in range(0, len(texts), batch_size):
         prompts = [prompt.encode(text) for text in texts[first : first + batch_size]]
         inputs = prompt.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(model.device)
         with autocast(model):
             output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
-        written = decode(output[:, inputs["input_ids"].shape[1] :])
-        answers += [kinds.get(answer, answer) for answer in written]
+        new = output[:, inputs["input_ids"].shape[1] :]
+        pairs = zip(new[:, 0].tolist(), decode(new), strict=True)
+        answers += [letters.get(token, text) for token, text in pairs]
     return answers, (time.perf_counter() - start) / len(texts)
 
 

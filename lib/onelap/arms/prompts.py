@@ -1,8 +1,8 @@
 """A note as the model sees it: one text, and one token that answers it.
 
-The prompt is a text, so that a chat program or another engine that sends the same text asks the same question: its
-tokens are those of `before`, of the note and of `after`, wherever it is cut (`Prompt.require_stable` checks that). Each
-kind is answered by one token that no other kind has; so what is trained, scored and generated is the same.
+The prompt is a text, so that another program that sends this text asks the same question: its tokens are those of
+`before`, of the note and of `after`, wherever it is cut (01_data_prep checks that for each note). Each kind is answered
+by one token that no other kind has, so that what is trained, scored and generated is the same.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ INSTRUCTION = "Which kind of note is this: {kinds}? Answer with the {answer} onl
 DEFINED = "The kinds of notes:\n{definitions}\n\n"
 # For a base without a chat template. A line break right after a note would become one token with the note's full stop.
 PLAIN_END = " \n\nKind:"
+# Some templates show the date, and a prompt must be the same tomorrow. Llama's falls back on this one.
+FIXED_DATE = "{% macro strftime_now(_) %}26 Jul 2024{% endmacro %}"
 LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # answers where labels begin alike
 HEAD_SHARE = 2 / 3  # of the tokens kept of a note that is too long are its beginning, the others its end
 GAP = " … "  # between them
@@ -46,7 +48,7 @@ class Prompt:
     tokenizer: "PreTrainedTokenizerBase"
     before: str  # the same for every note: definitions, examples, instruction
     after: str
-    answers: dict[str, list[int]]  # label, or a letter, and the end of the turn, as tokens; the first one decides
+    answers: dict[str, list[int]]  # label, or a letter, and the end token, as tokens; the first one decides
     note_budget: int  # tokens of a note that fit into `max_length`
 
     @property
@@ -92,8 +94,9 @@ class Prompt:
     def cut(self, ids: list[int], note_budget: int) -> list[int]:
         """Reduce a whole prompt's token ids to a smaller budget for its note."""
         note = self._inner(ids)
-        head, tail = _kept(min(note_budget, len(note)))
-        return self.before_ids + note[:head] + note[len(note) - tail :] + self.after_ids
+        size = min(note_budget, len(note))
+        head = round(size * HEAD_SHARE)
+        return self.before_ids + note[:head] + note[head + len(note) - size :] + self.after_ids
 
     def _fit(self, text: str, budget: int) -> tuple[str, list[int]]:
         """A note, shortened where it must be, and the token ids of its prompt."""
@@ -101,8 +104,8 @@ class Prompt:
         ids, spans = self._read(note)
         spans, size, whole = self._inner(spans), budget, note
         while len(self._inner(ids)) > budget:
-            head, tail = _kept(size)
-            begin, end = spans[head - 1][1] - len(self.before), spans[-tail][0] - len(self.before)
+            head = round(size * HEAD_SHARE)
+            begin, end = spans[head - 1][1] - len(self.before), spans[head - size][0] - len(self.before)
             note = whole[:begin].rstrip() + GAP + whole[end:].lstrip()
             ids, _ = self._read(note)
             size -= 1  # for the gap, and for words that have more tokens once they are cut
@@ -120,8 +123,9 @@ class Prompt:
 
     def _plain(self, text: str) -> str:
         """A note without outer white space, in which special tokens are broken, so that they are text."""
-        special = "|".join(map(re.escape, self.tokenizer.all_special_tokens))
-        return re.sub(special, lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
+        added = self.tokenizer.added_tokens_decoder.values()  # a Llama's config names few of its special tokens
+        special = sorted((str(token) for token in added if token.special), key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, special)), lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
 
     def require_stable(self, texts: Sequence[str]) -> None:
         """Check that the tokens around a note do not depend on it. Raises UserError where they do, naming the text."""
@@ -207,9 +211,8 @@ def _render(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: 
         turns = [{"role": "user", "content": request} for request in requests]
         for place, answer in enumerate(answers):
             turns.insert(2 * place + 1, {"role": "assistant", "content": answer})
-        # Some templates show the date, and a prompt must be the same tomorrow. Llama's falls back on this one.
-        options = {"tokenize": False, "add_generation_prompt": due, "date_string": "26 Jul 2024"}
-        text = tokenizer.apply_chat_template(turns, **options)
+        template = FIXED_DATE + tokenizer.get_chat_template()
+        text = tokenizer.apply_chat_template(turns, template, tokenize=False, add_generation_prompt=due)
     else:
         turns = [f"{request}{PLAIN_END} {answer}\n\n" for request, answer in zip(requests, answers, strict=False)]
         text = (tokenizer.bos_token or "") + "".join(turns) + (requests[-1] + PLAIN_END if due else "")
@@ -217,7 +220,7 @@ def _render(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: 
 
 
 def _tokenize_answers(tokenizer: "PreTrainedTokenizerBase", names: dict[str, str]) -> dict[str, list[int]]:
-    """The tokens of each kind's answer and the end of the turn; none where a first token is not a text of its own."""
+    """The tokens of each kind's answer, with the end token; none where a first token is not a text of its own."""
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -226,8 +229,9 @@ def _tokenize_answers(tokenizer: "PreTrainedTokenizerBase", names: dict[str, str
     prompt = "".join(_render(tokenizer, [request], []))
     for kind, name in names.items():
         answered = "".join(_render(tokenizer, [request], [name]))
-        # Some templates put a space before an answer; some write the turns before it in another way once it is there.
+        # Some templates put a space before an answer; what else they put there, such as empty thoughts, is left out.
         gap = answered[len(prompt) :].partition(name)[0] if answered.startswith(prompt) else ""
+        gap = "" if gap.strip() else gap
         asked, whole = ids(prompt), ids(prompt + gap + name)
         answer = whole[len(asked) :]
         # Half a character is a token, but nothing that a chat program could show.
@@ -235,9 +239,3 @@ def _tokenize_answers(tokenizer: "PreTrainedTokenizerBase", names: dict[str, str
             return {}
         answers[kind] = [*answer, tokenizer.eos_token_id]
     return answers
-
-
-def _kept(budget: int) -> tuple[int, int]:
-    """How many tokens are kept of the beginning and of the end of a note."""
-    head = round(budget * HEAD_SHARE)
-    return head, budget - head

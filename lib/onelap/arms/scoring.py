@@ -1,7 +1,8 @@
 """The probability that a model answers with each kind's token, in one forward pass a note.
 
 What stands before the notes is computed once, and its keys and values are used again for each batch. Rows are padded
-behind their last token, where causal attention never looks: no mask is needed, and a GPU takes its fastest kernel.
+behind their last token, where causal attention never looks: in training no mask is needed, and a GPU takes its fastest
+kernel.
 """
 
 import copy
@@ -88,6 +89,11 @@ def load_finite_base(base: Path, precision: Precision, prompt: Prompt, texts: li
     return load_base(base, precision.safe)
 
 
+def padded(length: int) -> int:
+    """Compute the width of a row with so many tokens."""
+    return length + -length % WIDTH
+
+
 def next_token_logits(model, rows: list[list[int]], last: int = 1, **options) -> torch.Tensor:
     """Compute what follows each of the `last` tokens of each row: logits, shape (rows, last, vocabulary), float32.
 
@@ -95,6 +101,6 @@ def next_token_logits(model, rows: list[list[int]], last: int = 1, **options) ->
     """
     ends = torch.tensor([[len(row) - last + place for place in range(last)] for row in rows])
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    ids = pad(ids, (0, -ids.shape[1] % WIDTH))  # what a row is padded with is never read
+    ids = pad(ids, (0, padded(ids.shape[1]) - ids.shape[1]))  # what a row is padded with is never read
     inputs = {"input_ids": ids.to(model.device), "logits_to_keep": ends.to(model.device)}
     return model(**inputs, **options).logits.float()

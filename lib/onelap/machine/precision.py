@@ -54,7 +54,7 @@ class Precision:
             ("embeddings, norms, head", self.name, "frozen too; float32 copies of them would only cost memory"),
             ("LoRA weights and gradients", "float32", "small updates would be rounded away in 16 bits"),
             ("gradient scaler", *scaler),
-            ("attention", kernel, "no mask is needed; on a card, flash takes 16 bits and compute capability 8.0"),
+            ("attention", kernel, "training needs no mask; on a card, flash takes 16 bits and compute capability 8.0"),
         ]
         return [{"what": what, "format": name, "why": why} for what, name, why in rows]
 
@@ -88,7 +88,7 @@ def _choose_for_cpu(choice: str) -> Precision:
     instructions = torch.cpu.get_capabilities()
     fast = instructions.get("avx512_bf16") or instructions.get("amx_bf16")
     if choice == "fp16" or (choice == "bf16" and not fast):
-        raise UserError(f"precision: expected auto or fp32 on this CPU, found {choice}")
+        raise UserError(f"precision: expected {'auto, bf16' if fast else 'auto'} or fp32 on this CPU, found {choice}")
     if fast and choice != "fp32":
         why = "bfloat16: this CPU multiplies it several times faster than float32"
         return Precision("cpu", torch.bfloat16, bf16=True, fp16=False, why=why)

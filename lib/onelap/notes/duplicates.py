@@ -47,7 +47,10 @@ def near_duplicates(notes: pd.DataFrame) -> pd.DataFrame:
     `notes`, `id, like` (their ids) and `same_kind`; most alike first.
     """
     letters = [_letters(_WEB_ADDRESS.sub("", text)) for text in notes["text"]]
-    shingles = _repeated_shingles(letters)
+    table = HashingVectorizer(analyzer=_shingles_of, n_features=_HASHES, norm=None, dtype=np.int32).transform(letters)
+    hashes, column, notes_with = np.unique(table.indices, return_inverse=True, return_counts=True)
+    entries = np.ones(len(column), dtype=np.int32), column, table.indptr
+    shingles = csr_array(entries, shape=(len(letters), len(hashes)))[:, notes_with > 1]  # few
     count = np.array([max(1, len(text.encode()) - SHINGLE + 1) for text in letters])
     common = np.bincount(shingles.indices, minlength=shingles.shape[1]) > COMMON
     rare_shared, common_shared = shingles[:, ~common] @ shingles[:, ~common].T, _chained(shingles[:, common])
@@ -71,14 +74,6 @@ def _letters(text: str) -> str:
 def _shingles_of(letters: str) -> list[bytes]:
     data = letters.encode()
     return [data[start : start + SHINGLE] for start in range(len(data) - SHINGLE + 1)]
-
-
-def _repeated_shingles(letters: list[str]) -> csr_array:
-    """(notes, shingles) of ones for the shingles that more than one note has, which are few."""
-    table = HashingVectorizer(analyzer=_shingles_of, n_features=_HASHES, norm=None, dtype=np.int32).transform(letters)
-    hashes, column, count = np.unique(table.indices, return_inverse=True, return_counts=True)
-    ones = np.ones(len(column), dtype=np.int32)
-    return csr_array((ones, column, table.indptr), shape=(len(letters), len(hashes)))[:, count > 1]
 
 
 def _chained(shingles: csr_array) -> csr_array:

@@ -18,6 +18,7 @@ import torch
 from onelap import PROJECT
 from onelap.arms.base import is_downloaded, load_tokenizer, locate_base
 from onelap.arms.prompts import Prompt, build_prompt
+from onelap.arms.scoring import padded
 from onelap.machine import hub
 from onelap.machine.memory import SPARE_GB, peak_memory_gb
 from onelap.machine.precision import Precision
@@ -139,7 +140,7 @@ def workload_of(trainer) -> Workload:
     """Count the workload of a `KindTrainer`."""
     answer = trainer.prompt.longest_answer - 1  # its end is not read
     notes = trainer.train_dataset["input_ids"], trainer.eval_dataset["input_ids"]
-    lengths = ([len(ids) + answer for ids in part] for part in notes)
+    lengths = ([padded(len(ids) + answer) for ids in part] for part in notes)
     return Workload.of(*lengths, trainer.recipe.effective_batch, trainer.recipe.micro_batch_tokens)
 
 
@@ -177,7 +178,7 @@ def measure(trainer) -> tuple[Pace, Pace]:
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
     answer, samples, paces = trainer.prompt.longest_answer - 1, [], []
     for start in (0, len(rows) // 2):  # so many notes that a step is one pass
-        fitting = trainer.tokens // (len(rows[start]["input_ids"]) + answer)
+        fitting = trainer.tokens // padded(len(rows[start]["input_ids"]) + answer)
         samples.append(rows[start:][: max(1, min(size, fitting))])
     with torch.random.fork_rng():
         for learning, step in ((True, trainer.training_step), (False, trainer.compute_loss)):
@@ -190,7 +191,7 @@ def measure(trainer) -> tuple[Pace, Pace]:
                     loss = step(model, batch, num_items_in_batch=len(notes))
                 model.zero_grad()
                 loss.item()  # waits for the card
-                points.append((len(notes) * (len(batch["prompts"][0]) + answer), time.perf_counter() - start))
+                points.append((len(notes) * padded(len(batch["prompts"][0]) + answer), time.perf_counter() - start))
             paces.append(_fit_pace(points[len(samples) :]))  # the first ones warm up
     return paces[0], paces[1]
 
@@ -222,7 +223,7 @@ class Forecast:
     def cost(self, parameters: dict) -> tuple[dict[str, float], float]:
         """Predict memory by part in GB, and hours."""
         room, checkpointing = parameters["max_length"] - self.around, parameters["gradient_checkpointing"]
-        lengths = [min(note, room) + self.around for note in self.notes]
+        lengths = [padded(min(note, room) + self.around) for note in self.notes]
         batches = parameters["effective_batch"], parameters["micro_batch_tokens"]
         workload = Workload.of(lengths, lengths[: self.validation], *batches)
         rank, dropout = parameters["lora_rank"], parameters["lora_dropout"]

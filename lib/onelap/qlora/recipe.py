@@ -39,16 +39,12 @@ def processes() -> int:
 def notes_a_process(effective_batch: int) -> int:
     """Compute a process's share of the effective batch. Raises UserError where the batch cannot be shared evenly."""
     if effective_batch % processes():
-        found = f"found {effective_batch} for {processes()} processes; begin the run with another one"
-        raise UserError(f"effective_batch: expected a multiple of the number of processes, {found}")
+        raise UserError(f"effective_batch: expected a multiple of {processes()} processes, found {effective_batch}")
     return effective_batch // processes()
 
 
 def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Split a batch of notes with these lengths into micro-batches, each of positions in `lengths`, longest first.
-
-    A micro-batch holds at most so many tokens, padding included; a note that is longer is alone in its own.
-    """
+    """Split notes into micro-batches of positions, longest first; of so many tokens with padding, or of one note."""
     batches: list[list[int]] = []
     for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
         if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:

@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from onelap import UserError
 from onelap.arms.prompts import MIN_NOTE_TOKENS, Prompt
-from onelap.arms.scoring import next_token_logits
+from onelap.arms.scoring import next_token_logits, padded
 from onelap.machine.memory import Pieces, is_out_of_memory, release_memory
 from onelap.machine.precision import Precision
 from onelap.machine.tensors import random_state, read_state, set_random_state, write_state
@@ -79,11 +79,6 @@ class KindTrainer(SFTTrainer):
         self.finished = False  # by an earlier session; then only the best adapter is loaded
 
     @property
-    def sharded(self) -> bool:
-        """True where the base is spread over processes, which must make the same forward passes in the same order."""
-        return self.is_distributed_loading_by_transformers
-
-    @property
     def fingerprint(self) -> dict:
         """Everything that a checkpoint depends on; a training resumes from checkpoints of its own fingerprint only."""
         rows = [[list(row.values()) for row in rows] for rows in (self.train_dataset, self.eval_dataset)]
@@ -108,7 +103,7 @@ class KindTrainer(SFTTrainer):
             rows = [self.prompt.cut(ids.tolist(), self.note_budget) + start for ids, start in notes]
             return next_token_logits(model, rows, self.prompt.longest_answer, use_cache=False)
 
-        if model.training or self.sharded:
+        if model.training or self.is_distributed_loading_by_transformers:  # then all make the same passes
             logits = logits_of(notes)
         else:
             logits = torch.cat(self.validation_pieces.each(logits_of, notes))
@@ -136,7 +131,7 @@ class KindTrainer(SFTTrainer):
 
     def _split(self, notes: list[torch.Tensor]) -> list[list[int]]:
         """The positions of each micro-batch's notes; as many micro-batches in every process that shares the step."""
-        batches = micro_batches([len(note) + self.prompt.longest_answer - 1 for note in notes], self.tokens)
+        batches = micro_batches(self._widths(notes), self.tokens)
         most = int(self.accelerator.gather(torch.tensor([len(batches)], device=self.args.device)).max())
         while len(batches) < most:
             largest = max(batches, key=len)
@@ -144,14 +139,18 @@ class KindTrainer(SFTTrainer):
             del largest[len(largest) // 2 :]
         return batches
 
+    def _widths(self, notes: list[torch.Tensor]) -> list[int]:
+        around, answer = len(self.prompt.before_ids + self.prompt.after_ids), self.prompt.longest_answer - 1
+        return [padded(min(len(note), around + self.note_budget) + answer) for note in notes]
+
     def _learn(self, model, inputs: dict, batch: list[int], count: int) -> torch.Tensor:
         notes = {"prompts": [inputs["prompts"][position] for position in batch], "labels": inputs["labels"][batch]}
         return super().training_step(model, notes, count)
 
     def _descend(self, notes: list[torch.Tensor]) -> bool:
         """Give up something for memory; False where nothing is left to give up."""
-        longest = max(map(len, notes)) + self.prompt.longest_answer - 1
-        if self.tokens >= 2 * longest:
+        longest = max(self._widths(notes))
+        if len(notes) > 1 and self.tokens >= 2 * longest:
             self.tokens = min(self.tokens, longest * len(notes)) // 2
             rung = f"micro_batch_tokens={self.tokens}"
         elif not self.model.is_activation_checkpointing:

@@ -100,7 +100,7 @@ def learns_finitely(trainer: KindTrainer) -> bool:
                 # Without the gradient scaler: it begins so high that it overflows, and then adapts.
                 loss.backward()
             except Exception as error:
-                if trainer.sharded or not is_out_of_memory(error):
+                if trainer.is_distributed_loading_by_transformers or not is_out_of_memory(error):
                     raise
                 loss = None  # it holds the graph
                 release_memory(error)  # in training, the trainer's ladder handles this
