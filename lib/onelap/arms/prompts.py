@@ -211,8 +211,8 @@ def _render(tokenizer: "PreTrainedTokenizerBase", requests: list[str], answers: 
         turns = [{"role": "user", "content": request} for request in requests]
         for place, answer in enumerate(answers):
             turns.insert(2 * place + 1, {"role": "assistant", "content": answer})
-        template = FIXED_DATE + tokenizer.get_chat_template()
-        text = tokenizer.apply_chat_template(turns, template, tokenize=False, add_generation_prompt=due)
+        options = {"chat_template": FIXED_DATE + tokenizer.get_chat_template(), "add_generation_prompt": due}
+        text = tokenizer.apply_chat_template(turns, tokenize=False, **options)
     else:
         turns = [f"{request}{PLAIN_END} {answer}\n\n" for request, answer in zip(requests, answers, strict=False)]
         text = (tokenizer.bos_token or "") + "".join(turns) + (requests[-1] + PLAIN_END if due else "")
