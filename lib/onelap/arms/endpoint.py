@@ -86,8 +86,7 @@ def generate(model, prompt: Prompt, texts: list[str], batch_size: int = 1) -> tu
         with autocast(model):
             output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
-        pairs = zip(new[:, 0].tolist(), decode(new), strict=True)
-        answers += [letters.get(token, text) for token, text in pairs]
+        answers += [letters.get(row[0], text) for row, text in zip(new.tolist(), decode(new), strict=True)]
     return answers, (time.perf_counter() - start) / len(texts)
 
 

@@ -123,9 +123,13 @@ class Prompt:
 
     def _plain(self, text: str) -> str:
         """A note without outer white space, in which special tokens are broken, so that they are text."""
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
+
+    @cached_property
+    def _special(self) -> re.Pattern:
         added = self.tokenizer.added_tokens_decoder.values()  # a Llama's config names few of its special tokens
         special = sorted((str(token) for token in added if token.special), key=len, reverse=True)
-        return re.sub("|".join(map(re.escape, special)), lambda found: f"{found[0][0]} {found[0][1:]}", text.strip())
+        return re.compile("|".join(map(re.escape, special)))
 
     def require_stable(self, texts: Sequence[str]) -> None:
         """Check that the tokens around a note do not depend on it. Raises UserError where they do, naming the text."""

@@ -138,10 +138,8 @@ class Workload:
 
 def workload_of(trainer) -> Workload:
     """Count the workload of a `KindTrainer`."""
-    answer = trainer.prompt.longest_answer - 1  # its end is not read
-    notes = trainer.train_dataset["input_ids"], trainer.eval_dataset["input_ids"]
-    lengths = ([padded(len(ids) + answer) for ids in part] for part in notes)
-    return Workload.of(*lengths, trainer.recipe.effective_batch, trainer.recipe.micro_batch_tokens)
+    widths = (trainer.widths(part["input_ids"]) for part in (trainer.train_dataset, trainer.eval_dataset))
+    return Workload.of(*widths, trainer.recipe.effective_batch, trainer.recipe.micro_batch_tokens)
 
 
 def _pass_sizes(lengths: list[int], batch: int, tokens: int) -> list[int]:
@@ -176,10 +174,9 @@ def measure(trainer) -> tuple[Pace, Pace]:
     """
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
-    answer, samples, paces = trainer.prompt.longest_answer - 1, [], []
+    widths, samples, paces = trainer.widths([row["input_ids"] for row in rows]), [], []
     for start in (0, len(rows) // 2):  # so many notes that a step is one pass
-        fitting = trainer.tokens // padded(len(rows[start]["input_ids"]) + answer)
-        samples.append(rows[start:][: max(1, min(size, fitting))])
+        samples.append(rows[start:][: max(1, min(size, trainer.tokens // widths[start]))])
     with torch.random.fork_rng():
         for learning, step in ((True, trainer.training_step), (False, trainer.compute_loss)):
             model.train(learning)
@@ -191,7 +188,7 @@ def measure(trainer) -> tuple[Pace, Pace]:
                     loss = step(model, batch, num_items_in_batch=len(notes))
                 model.zero_grad()
                 loss.item()  # waits for the card
-                points.append((len(notes) * padded(len(batch["prompts"][0]) + answer), time.perf_counter() - start))
+                points.append((len(notes) * trainer.widths(batch["prompts"])[0], time.perf_counter() - start))
             paces.append(_fit_pace(points[len(samples) :]))  # the first ones warm up
     return paces[0], paces[1]
 

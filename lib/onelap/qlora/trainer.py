@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -131,7 +131,7 @@ class KindTrainer(SFTTrainer):
 
     def _split(self, notes: list[torch.Tensor]) -> list[list[int]]:
         """The positions of each micro-batch's notes; as many micro-batches in every process that shares the step."""
-        batches = micro_batches(self._widths(notes), self.tokens)
+        batches = micro_batches(self.widths(notes), self.tokens)
         most = int(self.accelerator.gather(torch.tensor([len(batches)], device=self.args.device)).max())
         while len(batches) < most:
             largest = max(batches, key=len)
@@ -139,7 +139,8 @@ class KindTrainer(SFTTrainer):
             del largest[len(largest) // 2 :]
         return batches
 
-    def _widths(self, notes: list[torch.Tensor]) -> list[int]:
+    def widths(self, notes: Sequence[Sequence[int]]) -> list[int]:
+        """Compute the tokens that each prompt, given as ids, takes in a pass, with its answer and padding."""
         around, answer = len(self.prompt.before_ids + self.prompt.after_ids), self.prompt.longest_answer - 1
         return [padded(min(len(note), around + self.note_budget) + answer) for note in notes]
 
@@ -149,7 +150,7 @@ class KindTrainer(SFTTrainer):
 
     def _descend(self, notes: list[torch.Tensor]) -> bool:
         """Give up something for memory; False where nothing is left to give up."""
-        longest = max(self._widths(notes))
+        longest = max(self.widths(notes))
         if len(notes) > 1 and self.tokens >= 2 * longest:
             self.tokens = min(self.tokens, longest * len(notes)) // 2
             rung = f"micro_batch_tokens={self.tokens}"
