@@ -64,9 +64,9 @@ def test_fp16_training_works_where_the_published_attempt_fails(toy_base, prompt,
 def test_adapter_on_disk_answers_as_the_trained_model(toy_base, prompt, make, tmp_path, choice):
     trainer, texts = make(choice), NOTES["text"].tolist()
     train(trainer, tmp_path / "adapter", 600)
-    write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+    write_answers(trainer.model, prompt, texts, tmp_path / "probe.json")
     model = load_adapter(load_base(toy_base, trainer.precision), tmp_path / "adapter")
-    difference = check_probe(model, prompt, texts, tmp_path / "probe.json")
+    difference = check_answers(model, prompt, texts, tmp_path / "probe.json")
     assert difference <= MAX_PROBE_DIFFERENCE[model.dtype] and has_learnt(trainer)
 
 

@@ -15,7 +15,7 @@ from onelap import UserError
 from onelap.arms.base import load_adapter, load_base, load_tokenizer
 from onelap.arms.prompts import build_prompt
 from onelap.arms.scoring import load_finite_base, score
-from onelap.lap.probe import check_probe, write_probe
+from onelap.lap.reload import check_answers, write_answers
 from onelap.lap.run import Run
 from onelap.machine.precision import Precision, check_formats, choose_precision
 from onelap.machine.store import read_lines
@@ -213,13 +213,13 @@ def test_same_seed_gives_the_same_predictions_and_another_seed_others(training, 
 def test_adapter_that_differs_from_the_trained_model_is_refused(training, toy_base, tmp_path):
     trainer, prompt, run = training
     texts = run.read_part("validation")["text"].tolist()
-    write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
-    assert check_probe(trainer.model, prompt, texts, tmp_path / "probe.json") < 1e-6
+    write_answers(trainer.model, prompt, texts, tmp_path / "probe.json")
+    assert check_answers(trainer.model, prompt, texts, tmp_path / "probe.json") < 1e-6
     for name, parameter in lora_parameters(trainer.model).items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=1.0)
     with pytest.raises(UserError, match="the adapter loaded from disk differs from the one that was trained by"):
-        check_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+        check_answers(trainer.model, prompt, texts, tmp_path / "probe.json")
 
 
 def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, training, tmp_path):
@@ -229,9 +229,9 @@ def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, train
     trainer = prepare_trainer(toy_base, prompt, SIXTEEN_BITS, recipe, *parts_of(run), tmp_path / "t")
     train(trainer, tmp_path / "adapter", 600)
     texts = run.read_part("test")["text"].tolist()
-    write_probe(trainer.model, prompt, texts, tmp_path / "probe.json")
+    write_answers(trainer.model, prompt, texts, tmp_path / "probe.json")
     model = load_adapter(load_base(toy_base, SIXTEEN_BITS), tmp_path / "adapter")
-    assert model.dtype == torch.bfloat16 and check_probe(model, prompt, texts, tmp_path / "probe.json") < 1e-6
+    assert model.dtype == torch.bfloat16 and check_answers(model, prompt, texts, tmp_path / "probe.json") < 1e-6
 
 
 def test_batch_that_processes_cannot_share_evenly_is_refused(monkeypatch):

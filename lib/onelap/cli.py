@@ -120,7 +120,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command = add(commands.sort, "onelap sort inbox/ --format table")
     paths = "file or folder of notes; - reads one JSON object a line from standard input and answers each at once"
     command.add_argument("path", nargs="+", metavar="PATH", help=paths)
-    _add_run(command, "--run", "run whose model sorts (default: the newest finished one whose verdict is not worse)")
+    _add_run(command, "--run", "run whose model sorts (default: the newest finished one)")
+    arms = "blend, probe, tfidf or qlora (default: the arm that did best on the validation notes)"
+    command.add_argument("--arm", metavar="ARM", help=arms)
     command.add_argument("--format", choices=FORMATS, default="jsonl", help="format of the answers (default: jsonl)")
     sure = "probability from which an answer counts as sure, 0 to 1 (default: the run's own threshold)"
     command.add_argument("--min-confidence", type=float, metavar="P", help=sure)

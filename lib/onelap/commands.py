@@ -176,20 +176,25 @@ def sort(options: argparse.Namespace) -> None:
     from onelap.daily.answers import FORMATS, Tally
     from onelap.daily.inbox import STANDARD_INPUT, Inbox, batches
     from onelap.daily.sort import Sorter
-    from onelap.lap.history import find_run, newest_good_run
+    from onelap.lap.history import find_run, newest_finished_run
+    from onelap.verdict.compare import SORTERS
+    from onelap.verdict.sentences import name_of
 
     if options.min_confidence is not None and not 0 <= options.min_confidence <= 1:
         raise UserError(f"--min-confidence: expected 0 to 1, found {options.min_confidence:g}")
+    if options.arm not in (None, *SORTERS):
+        raise UserError(f"--arm: expected one of {', '.join(SORTERS)}, found {options.arm}")
     # Not sys.stdin: at the end Python would close it, though a thread may still wait for a line.
     stream = BufferedReader(FileIO(0, closefd=False)) if STANDARD_INPUT in options.path else None
     inbox = Inbox(options.path, stream)
-    lap = find_run(options.run) if options.run else newest_good_run(PROJECT / "outputs")
-    print(f"sorting with {lap.path}", file=sys.stderr, flush=True)
+    lap = find_run(options.run) if options.run else newest_finished_run(PROJECT / "outputs")
+    arm = options.arm or lap.winner
+    print(f"sorting with {name_of(arm)} ({arm}) of {lap.path}", file=sys.stderr, flush=True)
     with redirect_stdout(sys.stderr):  # what libraries print must not mix with the answers
-        sorter = Sorter.load(lap, options.min_confidence)
+        sorter = Sorter.load(lap, options.min_confidence, arm)
     write, tally = FORMATS[options.format](sys.stdout, list(sorter.calibration.offsets)), Tally()
     try:
-        for batch in batches(inbox.items(sorter.fields), READ_AHEAD * sorter.scorer.pieces.size):
+        for batch in batches(inbox.items(sorter.fields), READ_AHEAD * lap.scoring["score_batch"]):
             with tally.at_work():
                 answers = sorter.answer([item.text for item in batch])
             for item, answer in zip(batch, answers, strict=True):

@@ -3,17 +3,23 @@
 import hashlib
 from pathlib import Path
 
+import psutil
+
 from onelap import UserError, find_path
+from onelap.arms import gguf
 from onelap.machine import hub
 
 WEIGHTS = "*.safetensors"
 REQUIRED = ["config.json", "tokenizer*", WEIGHTS]
 SAMPLES, SAMPLE_BYTES = 256, 4096  # of each file of weights
+AMPLE = 4  # times the size of the weights is free: then they stay unpacked
 
 
 def locate_base(name: str) -> Path:
-    """Find a base's folder, local or downloaded by `onelap fetch`. Raises UserError where no model is found."""
+    """Find a base's folder: local, unpacked from a GGUF file, or downloaded by `onelap fetch`. Raises UserError."""
     path = find_path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        path = gguf.unpack(path)
     if not path.is_dir():
         path = hub.find_downloaded(name)
     missing = [pattern for pattern in REQUIRED if not any(path.glob(pattern))]
@@ -44,8 +50,11 @@ def load_tokenizer(base: Path):
     return tokenizer
 
 
-def load_base(base: Path, precision, to_be_sharded: bool = False):
+def load_base(base: Path, precision, to_be_sharded: bool = False, unpacked: bool | None = None):
     """Load the frozen base with NF4 weights and double quantization, in eval mode.
+
+    On a CPU with ample memory, or where they shall be `unpacked`, the weights keep the values that NF4 gave them, and
+    are stored in the compute format: nothing is unpacked again at each step.
 
     `precision` is a `Precision`. `prepare_model_for_kbit_training` is not used: it would turn embeddings and head into
     float32 copies, 0.6 GB on a 3B model. A base that is `to_be_sharded` stays in the system's memory, its 4-bit weights
@@ -78,6 +87,11 @@ def load_base(base: Path, precision, to_be_sharded: bool = False):
         local_files_only=True,
         trust_remote_code=False,  # or it asks, at a terminal
     )
+    if unpacked is None:
+        size = model.num_parameters() * precision.compute.itemsize
+        unpacked = precision.device == "cpu" and not to_be_sharded and AMPLE * size < psutil.virtual_memory().available
+    if unpacked:
+        model = model.dequantize(precision.compute)
     # On CPUs with AVX512-BF16 bitsandbytes would repack the weights at the first forward pass in eval mode for a faster
     # kernel, which has no backward pass: after one validation pass most LoRA matrices would silently get no gradient.
     for module in model.modules():

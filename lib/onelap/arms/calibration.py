@@ -1,15 +1,11 @@
 """Corrections after training, and the confidence from which an answer is sure; all chosen on validation notes."""
 
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from onelap.machine.store import read_json, write_json
-
-FILE = "calibration.json"
 MIN_PROBABILITY = 1e-100  # no kind is impossible, and logarithms stay finite
 MIN_FITTED = 30  # validation notes for a temperature
 MIN_SURE = 10  # validation notes above a threshold; fewer say nothing about its accuracy
@@ -32,14 +28,10 @@ class Calibration:
         scores = _log(probabilities) + list(self.offsets.values())
         return softmax(scores / self.temperature, axis=1)
 
-    def save(self, adapter: Path) -> None:
-        """Write the calibration beside the adapter's weights, because it belongs to them."""
-        write_json(adapter / FILE, asdict(self))
-
     @classmethod
-    def load(cls, adapter: Path) -> "Calibration":
-        """Read what `save` wrote."""
-        return cls(**read_json(adapter / FILE))
+    def none(cls, kinds: list[str]) -> "Calibration":
+        """Make a calibration that corrects nothing."""
+        return cls(dict.fromkeys(kinds, 0.0))
 
 
 def adjust_for_skew(trained_on: pd.Series, kinds: list[str], strength: float) -> Calibration:

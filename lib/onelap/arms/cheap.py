@@ -1,6 +1,7 @@
 """Contenders without training of a language model: majority, length and markup, TF-IDF, sentence embeddings."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -85,20 +86,35 @@ def learn(
     model: Pipeline | DummyClassifier, train: pd.DataFrame, texts: pd.Series, kinds: list[str]
 ) -> tuple[np.ndarray, float]:
     """Train on `train` and score `texts`; returns probabilities (notes, kinds), and seconds a note to score."""
-    model.fit(train["text"], train["kind"])
+    scorer = TextScorer(model, train, kinds)
     start = time.perf_counter()
-    probabilities = pd.DataFrame(model.predict_proba(texts), columns=model.classes_)
-    seconds = (time.perf_counter() - start) / len(texts)
-    return probabilities.reindex(columns=kinds, fill_value=0.0).to_numpy(), seconds
+    probabilities = scorer.probabilities(texts)
+    return probabilities, (time.perf_counter() - start) / len(texts)
 
 
-def out_of_fold(model: Pipeline, notes: pd.DataFrame, clusters: pd.Series | None) -> pd.DataFrame:
-    """Compute each note's probabilities by a model that has not seen it, nor any note of its cluster; a column a kind.
+class TextScorer:
+    """A model of texts, trained on notes (columns `text`, `kind`)."""
 
-    Three folds, two where a kind has only two notes; without `clusters` the folds are random.
+    def __init__(self, model: Pipeline | DummyClassifier, train: pd.DataFrame, kinds: list[str]):
+        self.model, self.kinds = model.fit(train["text"], train["kind"]), kinds
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """(notes, kinds)."""
+        return _in_order(self.model.predict_proba(pd.Series(texts)), self.model.classes_, self.kinds)
+
+
+def out_of_fold(model: Pipeline, inputs: pd.Series | np.ndarray, notes: pd.DataFrame, kinds: list[str]) -> np.ndarray:
+    """Compute probabilities, (notes, kinds), by models that have not seen the note, nor any note of its `cluster`.
+
+    Three folds, two where a kind has only two notes; without a column `cluster` the folds are random.
     """
     folds = max(2, min(3, notes["kind"].value_counts().min()))
+    clusters = notes.get("cluster")
     splitter = (StratifiedKFold if clusters is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=0)
     how = {"groups": clusters, "cv": splitter, "method": "predict_proba"}
-    probabilities = cross_val_predict(model, notes["text"], notes["kind"], **how)
-    return pd.DataFrame(probabilities, index=notes.index, columns=np.unique(notes["kind"]))
+    return _in_order(cross_val_predict(model, inputs, notes["kind"], **how), np.unique(notes["kind"]), kinds)
+
+
+def _in_order(probabilities: np.ndarray, known: Sequence[str], kinds: list[str]) -> np.ndarray:
+    """Probabilities in the order of `kinds`; zero for a kind that is not `known`."""
+    return pd.DataFrame(probabilities, columns=known).reindex(columns=kinds, fill_value=0.0).to_numpy()

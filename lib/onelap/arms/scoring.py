@@ -1,4 +1,4 @@
-"""The probability that a model answers with each kind's token, in one forward pass a note.
+"""The probability that a model answers with each kind's token, or its hidden states, in one forward pass a note.
 
 What stands before the notes is computed once, and its keys and values are used again for each batch. Rows are padded
 behind their last token, where causal attention never looks: in training no mask is needed, and a GPU takes its fastest
@@ -7,6 +7,7 @@ kernel.
 
 import copy
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,37 +36,60 @@ class Scorer:
         with autocast(model):
             self.prefix = model(input_ids=before, use_cache=True, logits_to_keep=1).past_key_values
 
-    def probabilities(self, texts: list[str]) -> np.ndarray:
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """(notes, kinds), in the order of `prompt.answer_tokens`: the softmax over the kinds of their tokens' logits.
 
-        Notes are batched by length, which saves padding. Raises FloatingPointError where the model overflows.
+        Raises FloatingPointError where the model overflows, as `hidden_means` does.
         """
+        return self._each(texts, self._in_one_pass)
+
+    def hidden_means(self, texts: Sequence[str]) -> np.ndarray:
+        """(notes, 1 + layers, hidden size), float32: embeddings and each layer's output, mean over a note's tokens."""
+        return self._each(texts, self._means)
+
+    @torch.no_grad()
+    def _each(self, texts: Sequence[str], compute: Callable[[list[list[int]]], np.ndarray]) -> np.ndarray:
+        """Compute a row a text, of batches of what follows `before`, ordered by length, which saves padding."""
         rests = [self.prompt.encode(text)[len(self.prompt.before_ids) :] for text in texts]
         by_length = sorted(range(len(texts)), key=lambda index: (len(rests[index]), rests[index]))
         progress, done = ProgressLine(len(texts), "note", after=10.0), 0
 
-        def score_batch(batch: list[int]) -> np.ndarray:
+        def compute_batch(batch: list[int]) -> np.ndarray:
             nonlocal done
-            scores = self._in_one_pass([rests[index] for index in batch])
+            rows = compute([rests[index] for index in batch])
             done += len(batch)
             progress.show(done)
-            return scores
+            return rows
 
-        probabilities = np.empty((len(texts), len(self.prompt.answer_tokens)))
-        probabilities[by_length] = np.concatenate(self.pieces.each(score_batch, by_length))
-        return probabilities
+        rows = np.concatenate(self.pieces.each(compute_batch, by_length))
+        return rows[np.argsort(by_length)]
 
-    @torch.no_grad()
-    def _in_one_pass(self, rests: list[list[int]]) -> np.ndarray:
+    def _cache(self, notes: int):
         cache = copy.deepcopy(self.prefix)  # the model appends to it
-        cache.batch_repeat_interleave(len(rests))
+        cache.batch_repeat_interleave(notes)
+        return cache
+
+    def _in_one_pass(self, rests: list[list[int]]) -> np.ndarray:
         with autocast(self.model):
-            logits = next_token_logits(self.model, rests, past_key_values=cache)
+            logits = next_token_logits(self.model, rests, past_key_values=self._cache(len(rests)))
         scores = logits[:, -1, list(self.prompt.answer_tokens.values())]
-        if not torch.isfinite(scores).all():
-            raise FloatingPointError(f"the model gives scores that are not finite in {self.model.dtype}")
         # In double precision a far smaller probability is above zero, and no kind is impossible.
-        return torch.softmax(scores.double(), dim=-1).clamp_min(MIN_PROBABILITY).cpu().numpy()
+        return torch.softmax(self._finite(scores).double(), dim=-1).clamp_min(MIN_PROBABILITY).cpu().numpy()
+
+    def _means(self, rests: list[list[int]]) -> np.ndarray:
+        notes = [len(rest) - len(self.prompt.after_ids) for rest in rests]
+        inputs = {"input_ids": _pad(rests).to(self.model.device), "past_key_values": self._cache(len(rests))}
+        with autocast(self.model):
+            layers = self.model.get_decoder()(**inputs, output_hidden_states=True).hidden_states
+        means = [
+            torch.stack([layer[row, :size].float().mean(dim=0) for layer in layers]) for row, size in enumerate(notes)
+        ]
+        return self._finite(torch.stack(means)).cpu().numpy()
+
+    def _finite(self, numbers: torch.Tensor) -> torch.Tensor:
+        if not torch.isfinite(numbers).all():
+            raise FloatingPointError(f"the model gives numbers that are not finite in {self.model.dtype}")
+        return numbers
 
 
 def score(model, prompt: Prompt, texts: list[str], batch_size: int) -> tuple[np.ndarray, float]:
@@ -100,7 +124,11 @@ def next_token_logits(model, rows: list[list[int]], last: int = 1, **options) ->
     The whole head is computed, but at no other token: the kinds' columns alone would save less than 1 % of the time.
     """
     ends = torch.tensor([[len(row) - last + place for place in range(last)] for row in rows])
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    ids = pad(ids, (0, padded(ids.shape[1]) - ids.shape[1]))  # what a row is padded with is never read
-    inputs = {"input_ids": ids.to(model.device), "logits_to_keep": ends.to(model.device)}
+    inputs = {"input_ids": _pad(rows).to(model.device), "logits_to_keep": ends.to(model.device)}
     return model(**inputs, **options).logits.float()
+
+
+def _pad(rows: list[list[int]]) -> torch.Tensor:
+    """(rows, width) token ids; what a row is padded with is never read."""
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    return pad(ids, (0, padded(ids.shape[1]) - ids.shape[1]))

@@ -20,7 +20,7 @@ from onelap.arms.base import load_adapter, load_base
 from onelap.arms.calibration import Calibration
 from onelap.arms.prompts import Prompt
 from onelap.arms.scoring import score
-from onelap.daily.sort import Classifier
+from onelap.daily.sort import WEIGHTS, PromptedBase
 from onelap.lap.run import Run
 from onelap.machine.hub import split_name
 from onelap.machine.memory import cap_memory
@@ -39,8 +39,9 @@ def export(run: Run, folder: Path) -> dict:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: expected a new or an empty folder, found something in it; name another one")
-    classifier = Classifier.of(run)
-    prompt, calibration, precision = classifier.prompt, classifier.calibration, classifier.precision
+    prompted, calibration = PromptedBase.of(run), Calibration(**run.read_sorter(TUNED)["calibration"])
+    prompt, precision = prompted.prompt, prompted.precision
+    run.require_own(run.adapter_path / WEIGHTS, run.record["hashes"].get("adapter"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         workplace = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
@@ -49,18 +50,18 @@ def export(run: Run, folder: Path) -> dict:
     print("merging, then scoring the test notes again", file=sys.stderr, flush=True)
     with workplace as path:
         merged = Path(path) / "model"
-        merge(classifier.base, classifier.adapter, merged)
+        merge(prompted.base, run.adapter_path, merged)
         prompt.tokenizer.save_pretrained(merged)
         write_json(merged / "classifier.json", describe_classifier(prompt, calibration))
         test = run.read_part("test")
         cap_memory(precision.device)  # layers that do not fit the GPU stay in system memory
         options = {"dtype": precision.compute, "device_map": "cpu" if precision.device == "cpu" else "auto"}
         model = AutoModelForCausalLM.from_pretrained(merged, trust_remote_code=False, **options).eval()
-        probabilities, seconds = score(model, prompt, test["text"].tolist(), classifier.score_batch)
+        probabilities, seconds = score(model, prompt, test["text"].tolist(), run.scoring["score_batch"])
         del model  # Windows moves no file that is open
         predictions = predictions_table(test, calibration.apply(probabilities), list(prompt.answers), seconds)
         check = check_verdict(run, predictions, test["cluster"])
-        write_text(merged / "README.md", model_card(run, check, classifier.base))
+        write_text(merged / "README.md", model_card(run, check, prompted.base))
         if folder.exists():
             folder.rmdir()
         merged.replace(folder)
@@ -72,8 +73,8 @@ def merge(base: Path, adapter: Path, folder: Path) -> None:
     stored = AutoConfig.from_pretrained(base, trust_remote_code=False).dtype
     # bfloat16 holds any weight of a float32 model, float16 does not.
     dtype = stored if stored in (torch.float16, torch.bfloat16) else torch.bfloat16
-    model = load_base(base, Precision("cpu", dtype, bf16=False, fp16=False, why="as it will be stored"))
-    model = load_adapter(model.dequantize(dtype), adapter).merge_and_unload(safe_merge=True)
+    as_stored = Precision("cpu", dtype, bf16=False, fp16=False, why="as it will be stored")
+    model = load_adapter(load_base(base, as_stored, unpacked=True), adapter).merge_and_unload(safe_merge=True)
     model.save_pretrained(folder)
 
 

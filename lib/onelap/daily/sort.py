@@ -1,4 +1,4 @@
-"""Sorting new notes with a run's adapter, which stays loaded: a note then costs one forward pass (docs/SORTING.md)."""
+"""Sorting new notes with the arm of a run that did best, which stays loaded (docs/SORTING.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ import numpy as np
 
 from onelap import PROJECT, UserError
 from onelap.arms.base import load_adapter, load_base, load_tokenizer, locate_base
-from onelap.arms.calibration import FILE as CALIBRATION
+from onelap.arms.blend import BlendScorer
 from onelap.arms.calibration import Calibration
+from onelap.arms.cheap import TextScorer, tfidf_model
+from onelap.arms.probe import Probe, ProbeScorer, keep_layers
 from onelap.arms.prompts import Prompt, build_prompt
 from onelap.arms.scoring import Scorer
 from onelap.lap.history import find_run
@@ -20,6 +22,7 @@ from onelap.notes.fields import Fields
 from onelap.notes.read import clean
 from onelap.verdict.compare import TUNED
 
+WEIGHTS = "adapter_model.safetensors"
 DIGITS = 4  # of a probability; further digits depend on the notes that were scored in the same batch
 
 
@@ -37,28 +40,18 @@ NO_ANSWER = Answer(None, 0.0, {}, False)
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """The parts of a finished run that sort notes, checked to be the run's own."""
+class PromptedBase:
+    """The base of a finished run with the prompt that was learnt, checked to be the run's own."""
 
     base: Path
-    adapter: Path
     prompt: Prompt
-    calibration: Calibration
     precision: Precision
-    score_batch: int
 
     @classmethod
-    def of(cls, run: Run) -> "Classifier":
-        """Check a run. Raises UserError where it was not evaluated, or adapter or base are missing or changed."""
+    def of(cls, run: Run) -> "PromptedBase":
+        """Check a run. Raises UserError where base or prompt are missing or others."""
         scoring, record = run.scoring, run.record
-        hashes = record["hashes"]
-        for file, name in {"adapter_model.safetensors": "adapter", CALIBRATION: "calibration"}.items():
-            if hash_files(run.require(run.adapter_path / file, "03_train and 04_evaluate")) != hashes.get(name):
-                raise UserError(
-                    f"{run.adapter_path / file}: expected the file that the run has made, found a damaged or another "
-                    f"one; `onelap run --resume {run.path}` makes it again"
-                )
-        base = locate_base(scoring["base_model"])
+        base, hashes = locate_base(scoring["base_model"]), record["hashes"]
         # Reading all of a large base takes seconds: it is done only where the files' sizes or times have changed.
         if stamp_files(base) != record.get("base_stamp") and hash_files(base) != hashes["base"]:
             raise UserError(f"base_model {base}: expected the base of {run.path.name}, found other files")
@@ -67,26 +60,48 @@ class Classifier:
             raise UserError(f"{run.path}: expected the prompt that was learnt, found another one; make a new run")
         # Where training overflowed, sorting would too; else the best formats of this device.
         precision = choose_precision("fp32" if record.get("precision") == "fp32" else "auto")
-        calibration = Calibration.load(run.adapter_path)
-        return cls(base, run.adapter_path, prompt, calibration, precision, scoring["score_batch"])
+        return cls(base, prompt, precision)
+
+
+def load_scorer(run: Run, arm: str):
+    """Load what computes the `probabilities(texts)` of an arm of SORTERS. Raises UserError where it is not the run's.
+
+    Nothing is unpickled: TF-IDF learns again from the run's training notes, in seconds, and the others are numbers.
+    """
+    sorter = run.read_sorter(arm)
+    if arm == "blend":
+        return BlendScorer([load_scorer(run, member) for member in sorter["weights"]], list(sorter["weights"].values()))
+    if arm == "tfidf":
+        return TextScorer(tfidf_model(), run.read_part("train"), run.read_manifest()["kinds"])
+    if arm == TUNED:
+        run.require_own(run.adapter_path / WEIGHTS, run.record["hashes"].get("adapter"))
+    prompted, batch = PromptedBase.of(run), run.scoring["score_batch"]
+    model = load_base(prompted.base, prompted.precision)
+    if arm == TUNED:
+        return Scorer(load_adapter(model, run.adapter_path), prompted.prompt, batch)
+    probe = Probe(**sorter["probe"])
+    keep_layers(model, max(probe.layers))
+    return ProbeScorer(Scorer(model, prompted.prompt, batch), probe)
 
 
 class Sorter:
-    """A loaded model, and everything that turns its scores into an answer."""
+    """A loaded arm, and everything that turns its scores into an answer."""
 
-    def __init__(self, scorer: Scorer, calibration: Calibration, fields: Fields, threshold: float | None):
+    def __init__(self, scorer, calibration: Calibration, fields: Fields, threshold: float | None):
         self.scorer, self.calibration, self.fields = scorer, calibration, fields
         self.threshold = threshold  # the confidence from which an answer is sure; with None no answer is
 
     @classmethod
-    def load(cls, run: Run | str | Path, min_confidence: float | None = None) -> "Sorter":
-        """Load a run, folder or name below outputs/; `min_confidence` replaces its threshold. Raises UserError."""
+    def load(cls, run: Run | str | Path, min_confidence: float | None = None, arm: str | None = None) -> "Sorter":
+        """Load a run, folder or name below outputs/: its winner or another `arm` of SORTERS. Raises UserError.
+
+        `min_confidence` replaces the arm's threshold.
+        """
         run = run if isinstance(run, Run) else find_run(str(run), PROJECT / "outputs")
-        classifier = Classifier.of(run)
-        model = load_adapter(load_base(classifier.base, classifier.precision), classifier.adapter)
-        calibration, fields = classifier.calibration, Fields.from_json(run.read_manifest()["fields"])
+        arm = arm or run.winner
+        scorer, calibration = load_scorer(run, arm), Calibration(**run.read_sorter(arm)["calibration"])
         threshold = calibration.threshold if min_confidence is None else min_confidence
-        return cls(Scorer(model, classifier.prompt, classifier.score_batch), calibration, fields, threshold)
+        return cls(scorer, calibration, Fields.from_json(run.read_manifest()["fields"]), threshold)
 
     def sort(self, texts: Sequence[str]) -> list[Answer]:
         """Answer each raw text, in order. Any text is allowed; Markdown is read as in training."""

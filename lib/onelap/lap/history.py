@@ -49,16 +49,16 @@ def find_run(name: str, outputs: Path = PROJECT / "outputs") -> Run:
     raise UserError(f"{name}: expected a run's folder or its name below {outputs}, found no run.json there")
 
 
-def newest_good_run(outputs: Path) -> Run:
-    """Find the newest finished run whose verdict is not `worse`. Raises UserError where there is none."""
+def newest_finished_run(outputs: Path) -> Run:
+    """Find the newest finished run that has named its winner. Raises UserError where there is none."""
     for name in list_runs(outputs).query("status == 'done'")["run"]:
         run = Run(outputs / name)
-        with suppress(UserError):  # it was not evaluated or not compared
-            if run.scoring and run.adapter_path.exists() and read_json(run.comparison_path)["verdict"] != "worse":
+        with suppress(UserError):  # it was not compared, or the version was an earlier one
+            if "winner" in read_json(run.comparison_path):
                 return run
     raise UserError(
-        f"expected a finished run below {outputs} whose verdict is not `worse`, found none; `onelap run "
-        "params/embedded.yaml` makes one, and --run names a run that is elsewhere"
+        f"expected a finished run below {outputs}, found none; `onelap run params/embedded.yaml` makes one, and --run "
+        "names a run that is elsewhere"
     )
 
 

@@ -17,12 +17,12 @@ from onelap.verdict.compare import TUNED
 
 IRRELEVANT = {SET_BY_THE_RUNNER, "version of papermill"}  # among the conditions of a run: no number depends on them
 DATASET = ("dataset/*",)
-ADAPTERS = ("adapter/adapter_*", "training/seed_*/adapter/*", "training/probe.json")
+ADAPTERS = ("adapter/adapter_*", "training/seed_*/adapter/*", "training/answers.json")
 STEPS = {  # the files in the run folder that a notebook has read and written, as glob patterns; `!` takes files out
     "01_data_prep": {"read": (), "written": DATASET},
     "02_baseline": {"read": DATASET, "written": ("arms/*/*", f"!arms/{TUNED}/*")},
     "03_train": {"read": DATASET, "written": (*ADAPTERS, "training/log.jsonl")},
-    "04_evaluate": {"read": (*DATASET, *ADAPTERS), "written": (f"arms/{TUNED}/*", "adapter/calibration.json")},
+    "04_evaluate": {"read": (*DATASET, *ADAPTERS), "written": (f"arms/{TUNED}/*",)},
     "05_compare": {"read": (*DATASET, "arms/*/*"), "written": ("comparison.json",)},
 }
 

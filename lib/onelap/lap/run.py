@@ -29,13 +29,13 @@ from onelap.notes.split import PARTS, SET_ASIDE, FrozenSplit
 from onelap.verdict.compare import TUNED
 
 if TYPE_CHECKING:  # these take time that a command without a model need not wait for
-    from onelap.arms.calibration import Calibration
     from onelap.arms.prompts import Prompt
     from onelap.notes.vault import Reading
     from onelap.qlora.trainer import KindTrainer
 
 RECORDED_PACKAGES = ["torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill",
                      "scikit-learn", "pandas", "numpy", "scipy", "tokenizers", "safetensors"]  # fmt: skip
+SORTER = "sorter.json"  # of an arm: its calibration, and the numbers of its model if it has any
 LAP_BEGAN = "ONELAP_LAP_BEGAN"  # environment variable: `time.monotonic()` when the lap began, less its breaks
 
 
@@ -98,11 +98,10 @@ class Run:
 
     @property
     def scoring(self) -> dict:
-        """`base_model, max_length, score_batch`: how 04_evaluate scored the adapter. Raises UserError before that."""
-        scoring = self.record.get("scoring") or self.record.get("asked")  # its name in runs of 0.1
-        if not scoring:
-            raise UserError(f"{self.path}: expected a run whose 04_evaluate is done, found one that is not")
-        return scoring
+        """`base_model, max_length, score_batch`: how 02_baseline scored notes. Raises UserError before that."""
+        if "scoring" not in self.record:
+            raise UserError(f"{self.path}: expected a run whose 02_baseline is done, found one that is not")
+        return self.record["scoring"]
 
     @property
     def record(self) -> dict:
@@ -217,8 +216,7 @@ class Run:
 
     def read_manifest(self) -> dict:
         """Read the description of the dataset: kinds, counts, skipped files."""
-        manifest = store.read_json(self.require(self.manifest_path, "01_data_prep"))
-        return {"split_by_source": manifest.get("grouped_by_source", True)} | manifest  # its name in runs of 0.1
+        return store.read_json(self.require(self.manifest_path, "01_data_prep"))
 
     def may_show_text(self, show_text: bool) -> bool:
         """Tell whether notebooks may show the text of notes: where the parameter says so, and of the sample notes."""
@@ -234,22 +232,42 @@ class Run:
         """Remove all arms but the tuned one, which another notebook makes."""
         self.clear(*(folder for folder in self.arms_path.glob("*") if folder.name != TUNED))
 
-    def record_baselines(self, base: Path, prompts: dict[str, "Prompt | str"], embedding_model: Path | None) -> None:
-        """Record hashes of the base, of each arm's prompt, and of the embedding model where there is one."""
+    def record_baselines(
+        self, base: Path, prompts: dict[str, "Prompt | str"], embedding_model: Path | None, scoring: dict
+    ) -> None:
+        """Record `scoring`, and hashes of the base, of each arm's prompt, and of an embedding model if there is one."""
         digests = {
             arm: hashlib.sha256(prompt.encode()).hexdigest() if isinstance(prompt, str) else prompt.digest
             for arm, prompt in prompts.items()
         }
         embeddings = {"embeddings": store.hash_files(embedding_model)} if embedding_model else {}
         hashes = {"base": store.hash_files(base), "prompts": digests} | embeddings
-        self.update(base_stamp=store.stamp_files(base), hashes=hashes)
+        self.update(base_stamp=store.stamp_files(base), hashes=hashes, scoring=scoring)
 
-    def write_arm(self, arm: str, predictions: pd.DataFrame, metrics: dict, validation: pd.DataFrame) -> None:
-        """Write `predictions.jsonl`, `metrics.json` and `validation.jsonl` (what choices rest on) of an arm."""
+    def write_arm(
+        self, arm: str, predictions: pd.DataFrame, metrics: dict, validation: pd.DataFrame, sorter: dict
+    ) -> None:
+        """Write `predictions.jsonl`, `metrics.json`, `validation.jsonl` (what choices rest on) and `sorter.json`."""
         folder = self.arms_path / arm
         store.write_lines(folder / "predictions.jsonl", predictions.to_dict("records"))
         store.write_lines(folder / "validation.jsonl", validation.to_dict("records"))
         store.write_json(folder / "metrics.json", metrics)
+        store.write_json(folder / SORTER, sorter)
+        self.update(hashes={"sorters": {arm: store.hash_files(folder / SORTER)}})
+
+    def read_sorter(self, arm: str) -> dict:
+        """Read calibration and model of an arm, as it sorts notes. Raises UserError where they are others."""
+        file = self.require(self.arms_path / arm / SORTER, "02_baseline and 04_evaluate")
+        self.require_own(file, self.record["hashes"].get("sorters", {}).get(arm))
+        return store.read_json(file)
+
+    def require_own(self, file: Path, digest: str | None) -> None:
+        """Check a file that sorts notes. Raises UserError where it is missing or does not have this SHA-256."""
+        if store.hash_files(self.require(file, "03_train and 04_evaluate")) != digest:
+            raise UserError(
+                f"{file}: expected the file that the run has made, found a damaged or another one; "
+                f"`onelap run --resume {self.path}` makes it again"
+            )
 
     def read_arms(self) -> dict[str, tuple[pd.DataFrame, dict]]:
         """Read {arm: (predictions, metrics)}, the tuned arm last. Raises UserError where one has other test notes."""
@@ -266,13 +284,20 @@ class Run:
             raise UserError(f"{folder} was measured on other test notes: run 02_baseline and 04_evaluate again")
         return predictions, store.read_json(folder / "metrics.json")
 
-    def write_comparison(self, metrics: dict, pairs: list[dict], by_kind: dict, by_style: dict, sentence: str) -> None:
+    def write_comparison(
+        self, metrics: dict, pairs: list[dict], by_kind: dict, by_style: dict, winner: str, sentence: str
+    ) -> None:
         """Write `comparison.json`; the first two pairs are with the best untuned and with the best cheap arm."""
         tuned, cheap = pairs[:2]
         comparison = {"arms": metrics, "by_style": by_style, "by_kind": by_kind, "pairs": pairs}
-        comparison |= {"before": tuned["a"], "rival": cheap["a"]}
+        comparison |= {"before": tuned["a"], "rival": cheap["a"], "winner": winner}
         comparison |= {"verdict": tuned["verdict"], "verdict_against_rival": cheap["verdict"], "sentence": sentence}
         store.write_json(self.comparison_path, comparison)
+
+    @property
+    def winner(self) -> str:
+        """The arm that did best on the validation notes, and sorts new ones. Raises UserError before 05_compare."""
+        return store.read_json(self.require(self.comparison_path, "05_compare"))["winner"]
 
     # Training
 
@@ -294,11 +319,6 @@ class Run:
         folders = {seed: self.training_path / f"seed_{seed}" for seed in seeds}
         self.clear(*set(self.training_path.glob("seed_*")).difference(folders.values()))
         return folders
-
-    def write_calibration(self, calibration: "Calibration") -> None:
-        """Write it beside the adapter's weights, to which it belongs, and record its hash."""
-        calibration.save(self.adapter_path)
-        self.update(hashes={"calibration": store.hash_files(self.adapter_path / "calibration.json")})
 
 
 def _make_private(folder: Path) -> None:

@@ -4,7 +4,13 @@ from pathlib import Path
 
 from onelap import UserError
 
-DOWNLOAD_GB = {"Qwen/Qwen2.5-3B-Instruct": 6.2, "meta-llama/Llama-3.1-8B-Instruct": 16.1}  # two bytes a weight
+DOWNLOAD_GB = {  # two bytes a weight
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 0.3,
+    "Qwen/Qwen3-0.6B": 1.5,
+    "Qwen/Qwen2.5-3B-Instruct": 6.2,
+    "Qwen/Qwen3-4B-Instruct-2507": 8.1,
+    "meta-llama/Llama-3.1-8B-Instruct": 16.1,
+}
 FETCHED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 
 

@@ -48,7 +48,8 @@ class Shape:
     hidden: int
     intermediate: int
     layers: int
-    key_value: int  # width of keys and values: heads times their size
+    attention: int  # width of queries: heads times their size, which need not be the hidden size
+    key_value: int  # width of keys and values
     vocabulary: int
     tied: bool  # whether input embeddings and head are the same matrix
 
@@ -57,25 +58,28 @@ class Shape:
         """Read a model folder's config.json."""
         config = read_json(base / "config.json")
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        key_value = config.get("num_key_value_heads", heads) * (config.get("head_dim") or hidden // heads)
-        sizes = config["intermediate_size"], config["num_hidden_layers"], key_value, config["vocab_size"]
+        size = config.get("head_dim") or hidden // heads
+        attention, key_value = heads * size, config.get("num_key_value_heads", heads) * size
+        sizes = config["intermediate_size"], config["num_hidden_layers"], attention, key_value, config["vocab_size"]
         return cls(hidden, *sizes, config.get("tie_word_embeddings", True))
 
     @property
     def linear(self) -> int:
         """Count the weights of the linear layers in all blocks, which are quantized."""
-        attention = 2 * self.hidden**2 + 2 * self.hidden * self.key_value
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+        return self.layers * self.hidden * (2 * self.attention + 2 * self.key_value + 3 * self.intermediate)
 
     def adapter(self, rank: int) -> int:
         """Count the LoRA weights on q, k, v, o, gate, up and down of every block."""
-        widths = 4 * self.hidden + 2 * (self.hidden + self.key_value) + 3 * (self.hidden + self.intermediate)
-        return self.layers * rank * widths
+        outer = 2 * self.attention + 2 * self.key_value + 3 * self.intermediate
+        return self.layers * rank * (7 * self.hidden + outer)
 
 
 SHAPES = {  # of the models that params/ names, from their config.json; so a plan needs no download
-    "Qwen/Qwen2.5-3B-Instruct": Shape(2048, 11008, 36, 256, 151936, tied=True),
-    "meta-llama/Llama-3.1-8B-Instruct": Shape(4096, 14336, 32, 1024, 128256, tied=False),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(576, 1536, 30, 576, 192, 49152, tied=True),
+    "Qwen/Qwen3-0.6B": Shape(1024, 3072, 28, 2048, 1024, 151936, tied=True),
+    "Qwen/Qwen3-4B-Instruct-2507": Shape(2560, 9728, 36, 4096, 1024, 151936, tied=True),
+    "Qwen/Qwen2.5-3B-Instruct": Shape(2048, 11008, 36, 2048, 256, 151936, tied=True),
+    "meta-llama/Llama-3.1-8B-Instruct": Shape(4096, 14336, 32, 4096, 1024, 128256, tied=False),
 }
 
 

@@ -12,7 +12,8 @@ from onelap import UserError
 from onelap.verdict.metrics import bootstrap_mean, is_right
 
 TUNED = "qlora"
-CHEAP = ["majority", "markup", "tfidf", "embeddings"]
+CHEAP = ["majority", "markup", "tfidf", "embeddings", "probe", "blend"]
+SORTERS = ["blend", "probe", "tfidf", TUNED]  # arms that `onelap sort` can use
 UNTUNED = ["base", "base_unbiased", "base_few_shot", "base_few_shot_unbiased"]
 SIGNIFICANCE = 0.05
 POWER = 0.8

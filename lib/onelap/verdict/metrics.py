@@ -28,22 +28,6 @@ def predictions_table(notes: pd.DataFrame, probabilities: np.ndarray, kinds: lis
     return table.assign(seconds=round(seconds, 9))
 
 
-def assess(
-    validation: pd.DataFrame, test: pd.DataFrame, probabilities: np.ndarray, seconds: float, gb: dict, kinds: list[str]
-) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
-    """Measure one arm: its predictions and metrics on the test notes, and its predictions on the validation notes.
-
-    probabilities: (validation notes + test notes, kinds). gb: `PeakMemory.gb`, measured while they were made. The
-    metrics have the accuracy on the validation notes too: choices between arms are made on it, never on the test.
-    """
-    n = len(validation)
-    on_validation = predictions_table(validation, probabilities[:n], kinds, seconds)
-    predictions = predictions_table(test, probabilities[n:], kinds, seconds)
-    metrics = measure(predictions, test["cluster"], kinds)
-    metrics |= {"validation_accuracy": rate(is_right(on_validation)), "peak_memory_gb": gb}
-    return predictions, metrics, on_validation
-
-
 def measure(predictions: pd.DataFrame, clusters: pd.Series, kinds: list[str]) -> dict:
     """Compute the content of `metrics.json`; each rate is `{value, low, high, n}`.
 

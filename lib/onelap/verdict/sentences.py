@@ -10,6 +10,8 @@ ARM_NAMES = {  # for people; an arm without a name keeps its identifier
     "base_few_shot": "untuned, with examples",
     "base_few_shot_unbiased": "untuned, with examples, label bias removed",
     "endpoint": "general model",
+    "probe": "probe of the frozen base",
+    "blend": "probe and TF-IDF together",
     "qlora": "QLoRA",
 }
 # Words for QLoRA against the best untuned arm, and for the best cheap arm against QLoRA.
@@ -32,18 +34,21 @@ def say(text: str) -> None:
     display(Markdown(text))
 
 
-def state_verdict(accuracy: dict[str, float], tuned: dict, cheap: dict) -> str:
+def state_verdict(accuracy: dict[str, float], tuned: dict, cheap: dict, winner: str) -> str:
     """State the result of a lap in one sentence.
 
     `accuracy` is {arm: share of right answers}; `tuned` and `cheap` are the pairs of `compare` in which QLoRA is
-    compared with the best untuned arm and with the best cheap arm.
+    compared with the best untuned arm and with the best cheap arm. A base that does worse untuned than always giving
+    one answer is no achievement to beat: then the sentence says so.
     """
-    before, rival = tuned["a"], cheap["a"]
+    before, rival, constant = tuned["a"], cheap["a"], accuracy["majority"]
+    lower = f" (always the most frequent kind: {percent(constant)})" if accuracy[before] < constant else ""
     gain, low, high = (_signed_points(tuned["difference"][name]) for name in ("value", "low", "high"))
     return (
-        f"{name_of(before)}: {percent(accuracy[before])} → QLoRA: {percent(accuracy['qlora'])} on {tuned['n']} frozen "
-        f"test notes ({gain} points, 95 % interval {low.removeprefix('+')} to {high.removeprefix('+')}): "
-        f"{_verdict(tuned, 0)}; {name_of(rival)}: {percent(accuracy[rival])}: {_verdict(cheap, 1)}"
+        f"{name_of(before)}: {percent(accuracy[before])}{lower} → QLoRA: {percent(accuracy['qlora'])} on {tuned['n']} "
+        f"frozen test notes ({gain} points, 95 % interval {low.removeprefix('+')} to {high.removeprefix('+')}): "
+        f"{_verdict(tuned, 0)}; {name_of(rival)}: {percent(accuracy[rival])}: {_verdict(cheap, 1)}; new notes are "
+        f"sorted by: {name_of(winner)} ({percent(accuracy[winner])})"
     )
 
 

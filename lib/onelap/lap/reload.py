@@ -10,23 +10,23 @@ from onelap.arms.prompts import Prompt
 from onelap.arms.scoring import score
 from onelap.machine.store import read_json, write_json
 
-PROBE_NOTES, PROBE_BATCH = 32, 8
+NOTES, BATCH = 32, 8
 # Largest difference in probability between an adapter in memory and on disk: rounding only. In 16 bits another batch
 # size changes up to 0.007.
-MAX_PROBE_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.03, torch.float16: 0.03}
+MAX_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.03, torch.float16: 0.03}
 
 
-def write_probe(model, prompt: Prompt, texts: list[str], file: Path) -> None:
+def write_answers(model, prompt: Prompt, texts: list[str], file: Path) -> None:
     """Write the probabilities that a model gives the first of these notes, right after its training."""
-    probabilities, _ = score(model, prompt, texts[:PROBE_NOTES], PROBE_BATCH)
+    probabilities, _ = score(model, prompt, texts[:NOTES], BATCH)
     write_json(file, {"probabilities": probabilities.tolist()})
 
 
-def check_probe(model, prompt: Prompt, texts: list[str], file: Path) -> float:
-    """Return the largest difference in probability to `write_probe`. Raises UserError where it is not mere rounding."""
-    probabilities, _ = score(model, prompt, texts[:PROBE_NOTES], PROBE_BATCH)
+def check_answers(model, prompt: Prompt, texts: list[str], file: Path) -> float:
+    """Return the largest difference in probability to `write_answers`. Raises UserError where it is not rounding."""
+    probabilities, _ = score(model, prompt, texts[:NOTES], BATCH)
     difference = float(np.abs(probabilities - read_json(file)["probabilities"]).max())
-    limit = MAX_PROBE_DIFFERENCE[model.dtype]
+    limit = MAX_DIFFERENCE[model.dtype]
     if not difference <= limit:
         raise UserError(
             f"the adapter loaded from disk differs from the one that was trained by {difference:.4f} in probability "

@@ -1,0 +1,50 @@
+"""A base in a GGUF file, as Ollama and LM Studio keep it: unpacked once into a Hugging Face folder."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from onelap import PROJECT, UserError
+from onelap.machine.store import hash_files, write_json
+
+ORIGIN = "gguf.json"  # in the unpacked folder: the file's name, SHA-256 and number format
+
+
+def unpack(file: Path) -> Path:
+    """Return the folder `outputs/bases/NAME_SIZE` with the model of a GGUF file, which is made where it is missing.
+
+    Raises UserError for a file that cannot be read, and for a model that transformers does not know.
+    """
+    folder = PROJECT / "outputs" / "bases" / f"{file.stem}_{file.stat().st_size}"
+    if (folder / ORIGIN).exists():
+        return folder
+    import torch
+    from gguf import GGUFReader, LlamaFileType
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        field = GGUFReader(file).fields["general.file_type"]
+        number_format = LlamaFileType(int(field.contents())).name.removeprefix("MOSTLY_")
+        print(
+            f"unpacking {file.name} into {folder}: its {number_format} weights are rounded, and stay so",
+            file=sys.stderr,
+        )
+        source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        rest = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+        model = AutoModelForCausalLM.from_pretrained(**source, **rest)
+    except Exception as error:  # of any type: the file may hold anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"base_model {file}: expected a GGUF file of a model that transformers knows: {reason}"
+        ) from None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as workplace:
+        whole = Path(workplace) / "model"
+        tokenizer.save_pretrained(whole)
+        model.save_pretrained(whole)
+        write_json(whole / ORIGIN, {"file": file.name, "sha256": hash_files(file), "format": number_format})
+        whole.replace(folder)
+    return folder
