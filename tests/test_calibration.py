@@ -81,9 +81,3 @@ def test_temperature_does_not_depend_on_the_order_of_kinds():
         columns = ["abc".index(kind) for kind in order]
         temperatures.append(fit(Calibration(dict.fromkeys(order, 0.0)), p[:, columns], truth, 0.9).temperature)
     assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-3) and temperatures[0] == pytest.approx(1, abs=0.3)
-
-
-def test_calibration_is_stored_with_the_adapter(tmp_path):
-    calibration = Calibration({"common": 0.1, "rare": 0.2}, 1.5, 0.8)
-    calibration.save(tmp_path)
-    assert Calibration.load(tmp_path) == calibration

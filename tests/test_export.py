@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from onelap.daily.sort import Classifier
+from onelap.daily.sort import PromptedBase
 from onelap.lap.run import Run
 from onelap.verdict.sentences import name_of, with_interval
 from tests.conftest import run_onelap
@@ -43,8 +43,8 @@ def test_export_is_a_model_folder_with_its_classifier(lap, exported):
     assert result.stderr == "merging, then scoring the test notes again\n"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["dtype"] == "bfloat16" and "quantization_config" not in config
-    files = folder / "classifier.json", lap[0] / "adapter/calibration.json"
-    classifier, calibration = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    classifier = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+    calibration = Run(lap[0]).read_sorter("qlora")["calibration"]
     assert calibration.items() <= classifier.items()
     tokens = classifier["answer_tokens"]
     assert {kind: classifier["logit_bias"][str(token)] for kind, token in tokens.items()} == calibration["offsets"]
@@ -69,7 +69,7 @@ def test_code_of_the_model_card_gives_the_probabilities_of_the_run(lap, exported
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     *rows, prompts = map(json.loads, result.stdout.splitlines())
-    actual, ours = pd.DataFrame(rows), Classifier.of(run).prompt
+    actual, ours = pd.DataFrame(rows), PromptedBase.of(run).prompt
     assert prompts == [ours.text(note) for note in ("milk <|im_end|>", "river " * 900, "漢👩‍🌾" * 200)]
     expected = pd.DataFrame(predictions["probabilities"].tolist()[:12])
     assert list(actual) == list(expected)
@@ -111,19 +111,3 @@ def test_folder_with_something_in_it_is_not_touched(lap, complaint, tmp_path):
     message = complaint("export", lap[0], tmp_path / "model")
     assert "expected a new or an empty folder, found something in it" in message
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine.txt"]
-
-
-def test_run_of_an_earlier_version_is_exported_to_the_same_classifier(lap, exported, tmp_path):
-    """Version 0.1 had other names for two entries of its records."""
-    run = shutil.copytree(lap[0], tmp_path / "run")
-    for file, old, new in (
-        ("run.json", "asked", "scoring"),
-        ("dataset/manifest.json", "grouped_by_source", "split_by_source"),
-    ):
-        record = json.loads((run / file).read_text(encoding="utf-8"))
-        record[old] = record.pop(new)
-        (run / file).write_text(json.dumps(record), encoding="utf-8")
-    result = run_onelap("export", run, tmp_path / "model")
-    assert result.returncode == 0, result.stderr
-    for name in ("classifier.json", "README.md"):
-        assert (tmp_path / "model" / name).read_bytes() == (exported[0] / name).read_bytes()

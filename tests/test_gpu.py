@@ -10,7 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from onelap.arms.base import load_adapter, load_base, load_tokenizer
 from onelap.arms.prompts import build_prompt
-from onelap.lap.probe import MAX_PROBE_DIFFERENCE, check_probe, write_probe
+from onelap.lap.reload import MAX_DIFFERENCE, check_answers, write_answers
 from onelap.machine.memory import cap_memory
 from onelap.machine.precision import choose_precision
 from onelap.qlora.plan import measure
@@ -64,10 +64,10 @@ def test_fp16_training_works_where_the_published_attempt_fails(toy_base, prompt,
 def test_adapter_on_disk_answers_as_the_trained_model(toy_base, prompt, make, tmp_path, choice):
     trainer, texts = make(choice), NOTES["text"].tolist()
     train(trainer, tmp_path / "adapter", 600)
-    write_answers(trainer.model, prompt, texts, tmp_path / "probe.json")
+    write_answers(trainer.model, prompt, texts, tmp_path / "answers.json")
     model = load_adapter(load_base(toy_base, trainer.precision), tmp_path / "adapter")
-    difference = check_answers(model, prompt, texts, tmp_path / "probe.json")
-    assert difference <= MAX_PROBE_DIFFERENCE[model.dtype] and has_learnt(trainer)
+    difference = check_answers(model, prompt, texts, tmp_path / "answers.json")
+    assert difference <= MAX_DIFFERENCE[model.dtype] and has_learnt(trainer)
 
 
 def test_training_resumes_with_its_optimizer_in_8_bits(make, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from onelap import UserError
-from onelap.lap.history import differences, list_runs, newest_good_run
+from onelap.lap.history import differences, list_runs, newest_finished_run
 from onelap.lap.run import Run
 
 
@@ -13,50 +13,42 @@ from onelap.lap.run import Run
 def outputs(tmp_path):
     """Runs that differ in progress and verdict; a later name is a later start."""
 
-    def add(number, status="done", verdict="better", evaluated=True, adapter=True, entry="scoring"):
+    def add(number, status="done", winner="blend", compared=True):
         run = tmp_path / f"2026112{number}-090000_full"
-        (run / "adapter").mkdir(parents=True) if adapter else run.mkdir()
+        run.mkdir()
         record = {"status": status, "started": f"2026-11-2{number}T09:00:00+00:00"}
-        record |= {entry: {"base_model": "x"}} if evaluated else {}
         (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
-        if verdict:
-            (run / "comparison.json").write_text(json.dumps({"verdict": verdict, "sentence": "…"}), encoding="utf-8")
+        if compared:
+            comparison = {"sentence": "…"} | ({"winner": winner} if winner else {})
+            (run / "comparison.json").write_text(json.dumps(comparison), encoding="utf-8")
         return run
 
     return tmp_path, add
 
 
-def test_newest_good_run_is_finished_evaluated_and_not_worse(outputs):
+def test_newest_finished_run_is_done_and_has_named_its_winner(outputs):
     folder, add = outputs
-    good = [add(1), add(2, verdict="cannot_tell")]
-    add(3, verdict="worse")
-    add(4, status="failed", verdict=None)
-    add(5, verdict=None)
-    add(6, evaluated=False)
-    add(7, adapter=False)
+    good = [add(1), add(2, winner="qlora")]
+    add(3, winner=None)  # as versions before did
+    add(4, status="failed", compared=False)
+    add(5, compared=False)
     (folder / "20261128-090000_full").mkdir()
     (folder / "20261128-090000_full/run.json").write_text("{half", encoding="utf-8")
-    assert newest_good_run(folder).path == good[1]
+    assert newest_finished_run(folder).path == good[1]
 
 
-def test_newest_good_run_without_any_says_how_to_make_one(outputs):
+def test_newest_finished_run_without_any_says_how_to_make_one(outputs):
     folder, add = outputs
-    add(1, verdict="worse")
+    add(1, status="failed")
     with pytest.raises(
         UserError, match=r"expected a finished run below .* `onelap run params/embedded.yaml` makes one"
     ):
-        newest_good_run(folder)
-
-
-def test_newest_good_run_may_be_of_an_earlier_version(outputs):
-    folder, add = outputs
-    run = add(1, entry="asked")
-    assert newest_good_run(folder).path == run
+        newest_finished_run(folder)
 
 
 def test_runs_are_listed_newest_first_with_arms_result_and_seconds(outputs):
     folder, add = outputs
-    first, _ = add(1), add(2, status="failed", verdict=None)
+    first, _ = add(1), add(2, status="failed", compared=False)
     (first / "arms/tfidf").mkdir(parents=True)
     (first / "arms/base").mkdir()
     record = json.loads((first / "run.json").read_text(encoding="utf-8")) | {"actual": {"seconds": 61.5}}

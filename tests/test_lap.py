@@ -37,12 +37,11 @@ def test_lap_leaves_exactly_these_files_and_prints_its_verdict(lap, onelap, tmp_
         *(f"dataset/{part}" for part in ("train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json")),
         *(f"arms/{arm}/{file}" for arm in ARMS for file in ARM_FILES),
         "training/log.jsonl",
-        "training/probe.json",
+        "training/answers.json",
         "training/inputs.json",
         "training/finished.json",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
-        "adapter/calibration.json",
     }
     assert any(name.endswith("adapter_model.safetensors") for name in checkpoints)
 
@@ -71,7 +70,7 @@ def check_record(folder):
     assert record["status"] == "done"
     assert list(record["notebooks"]) == STEMS
     assert {notebook["status"] for notebook in record["notebooks"].values()} == {"done"}
-    assert set(record["hashes"]) == {"notes", "data", "split", "base", "adapter", "calibration", "prompts"}
+    assert set(record["hashes"]) == {"notes", "data", "split", "base", "adapter", "sorters", "prompts"}
     assert set(record["hashes"]["prompts"]) == {"base", "base_few_shot", "qlora"}
     assert record["versions"]["torch"].startswith("2.13.0")
     assert record["actual"]["seconds"] > 0 and record["actual"]["peak_memory_gb"] > 0

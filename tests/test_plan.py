@@ -13,7 +13,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from onelap import PROJECT, commands
 from onelap.arms.base import load_base
@@ -21,7 +21,7 @@ from onelap.cli import parse
 from onelap.lap.parameters import SET_BY_THE_RUNNER, read_parameters, read_schema
 from onelap.lap.run import Run
 from onelap.machine.precision import autocast, choose_precision
-from onelap.qlora.plan import OVERHEAD, SHAPES, Forecast, Pace, Shape, Workload, memory, training_seconds
+from onelap.qlora.plan import FRAGMENTATION, OVERHEAD, SHAPES, Forecast, Pace, Shape, Workload, memory, training_seconds
 from onelap.qlora.training import TARGETS, add_lora
 from tests.conftest import TOY_RECIPE
 from tests.test_training import SIXTEEN_BITS
@@ -34,7 +34,9 @@ SETTING = {
 
 def test_shape_counts_the_weights_of_the_real_model(toy_base):
     shape = Shape.read(toy_base)
-    model = get_peft_model(load_base(toy_base, choose_precision()), LoraConfig(r=4, target_modules=TARGETS))
+    model = get_peft_model(
+        load_base(toy_base, choose_precision(), unpacked=False), LoraConfig(r=4, target_modules=TARGETS)
+    )
     quantized = [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
     assert shape.linear == sum(module.in_features * module.out_features for module in quantized)
     assert shape.adapter(4) == model.get_nb_trainable_parameters()[0]
@@ -42,7 +44,14 @@ def test_shape_counts_the_weights_of_the_real_model(toy_base):
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"), [("Qwen/Qwen2.5-3B-Instruct", 3.09), ("meta-llama/Llama-3.1-8B-Instruct", 8.03)]
+    ("name", "billions"),
+    [
+        ("Qwen/Qwen2.5-3B-Instruct", 3.09),
+        ("meta-llama/Llama-3.1-8B-Instruct", 8.03),
+        ("Qwen/Qwen3-4B-Instruct-2507", 4.02),
+        ("Qwen/Qwen3-0.6B", 0.596),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", 0.1345),
+    ],
 )
 def test_stored_shape_has_the_published_number_of_weights(name, billions):
     shape = SHAPES[name]
@@ -60,6 +69,10 @@ def test_checkpointing_and_smaller_batches_take_less_memory():
     without, with_dropout = (memory(shape, 16, p, 512, False, "cuda", 2)["activations"] for p in (0.0, 0.05))
     # A token and block: six inputs of width h and one of width I, masked at a byte a value; four copies in 16 bits.
     assert with_dropout - without == pytest.approx(512 * 36 * ((6 + 4 * 2) * 2048 + 11008) / 1e9)
+
+
+# Heads of Qwen3 are wider than the hidden size over their number, and have norms of their own.
+HEAD = {(Qwen2Config, Qwen2ForCausalLM): 64, (Qwen3Config, Qwen3ForCausalLM): 128}
 
 
 class Alive(TorchDispatchMode):
@@ -84,12 +97,14 @@ class Alive(TorchDispatchMode):
         self.bytes -= size
 
 
-def kept_for_the_backward_pass(folder, layers, dropout, checkpointing, precision):
+def kept_for_the_backward_pass(folder, family, layers, dropout, checkpointing, precision):
     """Count the bytes a token that a forward pass over 128 tokens keeps; returns them and the model's shape."""
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = Qwen2Config(vocab_size=512, num_hidden_layers=layers, **sizes)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    model = add_lora(load_base(folder, precision), replace(TOY_RECIPE, lora_dropout=dropout)).train()
+    make_config, make_model = family
+    make_model(make_config(vocab_size=512, num_hidden_layers=layers, head_dim=HEAD[family], **sizes)).save_pretrained(
+        folder
+    )
+    model = add_lora(load_base(folder, precision, unpacked=False), replace(TOY_RECIPE, lora_dropout=dropout)).train()
     if checkpointing:
         model.enable_input_require_grads()
         model.activation_checkpointing_enable()
@@ -100,20 +115,21 @@ def kept_for_the_backward_pass(folder, layers, dropout, checkpointing, precision
     return alive.bytes / 128, Shape.read(folder)
 
 
+@pytest.mark.parametrize("family", HEAD, ids=["Qwen2", "Qwen3"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 @pytest.mark.parametrize("width", [2, 4])
-def test_block_keeps_as_many_bytes_as_predicted(tmp_path, monkeypatch, width, dropout, checkpointing):
+def test_block_keeps_as_many_bytes_as_predicted(tmp_path, monkeypatch, width, dropout, checkpointing, family):
     precision = choose_precision("fp32")
     if width == 2:  # as on a card, whose autocast PEFT asks for
         precision, enabled = SIXTEEN_BITS, torch.is_autocast_enabled
         monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: not device or enabled(*device))
     (few, shape), (many, deep) = (
-        kept_for_the_backward_pass(tmp_path / str(layers), layers, dropout, checkpointing, precision)
+        kept_for_the_backward_pass(tmp_path / str(layers), family, layers, dropout, checkpointing, precision)
         for layers in (2, 6)
     )
-    low, high = (memory(one, 4, dropout, 1, checkpointing, "cpu", width)["activations"] * 1e9 for one in (shape, deep))
-    assert many - few == pytest.approx(high - low, rel=0.1)
+    low, high = (memory(one, 4, dropout, 1, checkpointing, "cpu", width)["activations"] for one in (shape, deep))
+    assert many - few == pytest.approx(1e9 * (high - low) / FRAGMENTATION["cpu"], rel=0.11)
 
 
 def test_workload_pads_each_batch_to_its_longest_note():
@@ -154,7 +170,7 @@ def test_plan_saves_time_by_shorter_texts_before_fewer_epochs():
 def test_plan_answers_before_anything_is_downloaded(onelap, complaint, capsys, monkeypatch, toy_params):
     result = onelap("plan", PROJECT / "params/full.yaml")
     assert result.returncode == 0, result.stderr
-    assert "weights, NF4                     1.43 GB" in result.stdout and result.stdout.endswith("It fits.\n")
+    assert "frozen weights                   1.43 GB" in result.stdout and result.stdout.endswith("It fits.\n")
     commands.plan(parse(["plan", "params/full.yaml", "-p", "time_budget_hours=0.001", "-p", "epochs=100"]))
     hopeless = capsys.readouterr().out
     assert (

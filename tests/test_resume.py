@@ -36,8 +36,8 @@ for file in {files!r}:
 FILES = {
     "01_data_prep": ["dataset/train.jsonl"],
     "02_baseline": ["arms/base/metrics.json", "arms/tfidf/metrics.json", "arms/qwen/metrics.json"],
-    "03_train": ["adapter/adapter_model.safetensors", "training/log.jsonl", "training/probe.json"],
-    "04_evaluate": ["arms/qlora/metrics.json", "adapter/calibration.json"],
+    "03_train": ["adapter/adapter_model.safetensors", "training/log.jsonl", "training/answers.json"],
+    "04_evaluate": ["arms/qlora/metrics.json", "arms/qlora/sorter.json"],
     "05_compare": ["comparison.json"],
 }
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from onelap.verdict.compare import compare
-from onelap.verdict.metrics import measure
+from onelap.verdict.metrics import measure, measure_sure
 from onelap.verdict.sentences import name_of, percent, points_with_interval, state_verdict, with_interval
 from onelap.verdict.tables import arms_table, cost_table, disagreements_table, mistakes_table, pairs_table, show_rows
 from tests.predictions import KINDS, clusters_of, predict
@@ -26,14 +26,17 @@ def test_state_verdict_says_so_when_qlora_lost():
         return {"a": a, "b": b, "n": 88, "difference": difference, "verdict": verdict, "more_notes": 1234}
 
     tuned, cheap = pair("base", "qlora", 0.55, "better"), pair("tfidf", "qlora", -0.2, "worse")
-    accuracy = {"base": 0.21, "qlora": 0.76, "tfidf": 0.82}
-    assert state_verdict(accuracy, tuned, cheap) == (
+    accuracy = {"base": 0.21, "qlora": 0.76, "tfidf": 0.82, "majority": 0.2, "blend": 0.84}
+    assert state_verdict(accuracy, tuned, cheap, "blend") == (
         "untuned: 21 % → QLoRA: 76 % on 88 frozen test notes (+55 points, 95 % interval 45 to 65): "
-        "fine-tuning helped; TF-IDF: 82 %: QLoRA lost to it"
+        "fine-tuning helped; TF-IDF: 82 %: QLoRA lost to it; "
+        "new notes are sorted by: probe and TF-IDF together (84 %)"
     )
-    assert state_verdict(accuracy, tuned, cheap | {"verdict": "cannot_tell"}).endswith(
-        "TF-IDF: 82 %: cannot tell it from QLoRA (about 1,200 more test notes, from new sources, would)"
-    )
+    unclear = state_verdict(accuracy, tuned, cheap | {"verdict": "cannot_tell"}, "qlora")
+    assert "TF-IDF: 82 %: cannot tell it from QLoRA (about 1,200 more test notes, from new sources, would)" in unclear
+    assert state_verdict(accuracy | {"majority": 0.34}, tuned, cheap, "tfidf").startswith(
+        "untuned: 21 % (always the most frequent kind: 34 %) → QLoRA: 76 %"
+    ), "what lies below one answer for all is not an achievement to beat"
 
 
 def test_cost_table_has_every_arm_and_generated_answers_the_slowest_last():
@@ -59,8 +62,11 @@ def test_cost_table_has_every_arm_and_generated_answers_the_slowest_last():
 
 
 def test_arms_table_has_the_name_and_the_identifier_of_each_arm():
-    table = arms_table({"tfidf": measure(predict("aabb", "aabc"), clusters_of(4, 1), KINDS)})
+    predictions = predict("aabb", "aabc")
+    measured = measure(predictions, clusters_of(4, 1), KINDS) | {"sure_enough": measure_sure(predictions, 0.0)}
+    table = arms_table({"tfidf": measured})
     (row,) = table.itertuples()
+    assert table.loc["TF-IDF", "sure, right of these"] == "100 % / 75 %"
     assert (row.Index, row.arm) == ("TF-IDF", "tfidf") and row[2] == "75 % (30 to 95)"
 
 

@@ -37,7 +37,7 @@ EMPTY = {"nothing": "", "spaces": " \n\t ", "only its tag": "#lesson"}
 
 @pytest.fixture(scope="module")
 def sorter(lap):
-    return Sorter.load(lap[0])
+    return Sorter.load(lap[0], arm="qlora")
 
 
 def test_sorter_gives_the_answers_of_its_run(lap, sorter):
@@ -99,26 +99,27 @@ def test_sorter_accepts_a_copy_of_its_base(lap, tmp_path):
     shutil.copytree(record["scoring"]["base_model"], copy, copy_function=shutil.copyfile)
     record["scoring"]["base_model"] = str(copy)
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    assert Sorter.load(run).sort(NOTES[:1])[0].kind in TOY_WORDS
+    assert Sorter.load(run, arm="qlora").sort(NOTES[:1])[0].kind in TOY_WORDS
 
 
 def test_threshold_is_that_of_the_run_unless_one_is_given(lap, sorter):
     confidence = sorted(answer.confidence for answer in sorter.sort(NOTES))
     middle = (confidence[0] + confidence[-1]) / 2
-    strict = Sorter.load(lap[0], min_confidence=middle)
+    strict = Sorter.load(lap[0], min_confidence=middle, arm="qlora")
     for answer in strict.sort(NOTES):
         assert answer.sure == (answer.confidence >= middle)
-    own = json.loads((lap[0] / "adapter/calibration.json").read_text(encoding="utf-8"))["threshold"]
+    own = Run(lap[0]).read_sorter("qlora")["calibration"]["threshold"]
     assert sorter.threshold == own
 
 
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda run: (run / "adapter/calibration.json").unlink(), "adapter/calibration.json is missing"),
+        (lambda run: (run / "arms/qlora/sorter.json").unlink(), "arms/qlora/sorter.json is missing"),
+        (lambda run: truncate(run / "arms/qlora/sorter.json"), "found a damaged or another one"),
         (lambda run: shutil.rmtree(run / "adapter"), "adapter_model.safetensors is missing"),
         (lambda run: truncate(run / "adapter/adapter_model.safetensors"), "found a damaged or another one"),
-        (lambda run: forget(run, "scoring"), "expected a run whose 04_evaluate is done, found one that is not"),
+        (lambda run: forget(run, "scoring"), "expected a run whose 02_baseline is done, found one that is not"),
         (lambda run: with_other_weights(run), "found other files"),
         (lambda run: ask_otherwise(run), "expected the prompt that was learnt, found another one"),
     ],
@@ -127,7 +128,7 @@ def test_incomplete_or_changed_run_is_refused(lap, tmp_path, damage, told):
     run = shutil.copytree(lap[0], tmp_path / "run")
     damage(run)
     with pytest.raises(UserError, match=told):
-        Sorter.load(run)
+        Sorter.load(run, arm="qlora")
 
 
 def truncate(file):

@@ -17,7 +17,7 @@ from onelap.arms.prompts import build_prompt
 from onelap.arms.scoring import load_finite_base, score
 from onelap.lap.reload import check_answers, write_answers
 from onelap.lap.run import Run
-from onelap.machine.precision import Precision, check_formats, choose_precision
+from onelap.machine.precision import Precision, bfloat16_gain, check_formats, choose_precision
 from onelap.machine.store import read_lines
 from onelap.qlora.plan import measure, workload_of
 from onelap.qlora.recipe import micro_batches, notes_a_process
@@ -213,13 +213,13 @@ def test_same_seed_gives_the_same_predictions_and_another_seed_others(training, 
 def test_adapter_that_differs_from_the_trained_model_is_refused(training, toy_base, tmp_path):
     trainer, prompt, run = training
     texts = run.read_part("validation")["text"].tolist()
-    write_answers(trainer.model, prompt, texts, tmp_path / "probe.json")
-    assert check_answers(trainer.model, prompt, texts, tmp_path / "probe.json") < 1e-6
+    write_answers(trainer.model, prompt, texts, tmp_path / "answers.json")
+    assert check_answers(trainer.model, prompt, texts, tmp_path / "answers.json") < 1e-6
     for name, parameter in lora_parameters(trainer.model).items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=1.0)
     with pytest.raises(UserError, match="the adapter loaded from disk differs from the one that was trained by"):
-        check_answers(trainer.model, prompt, texts, tmp_path / "probe.json")
+        check_answers(trainer.model, prompt, texts, tmp_path / "answers.json")
 
 
 def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, training, tmp_path):
@@ -229,9 +229,9 @@ def test_adapter_on_disk_answers_as_the_trained_model_in_16_bits(toy_base, train
     trainer = prepare_trainer(toy_base, prompt, SIXTEEN_BITS, recipe, *parts_of(run), tmp_path / "t")
     train(trainer, tmp_path / "adapter", 600)
     texts = run.read_part("test")["text"].tolist()
-    write_answers(trainer.model, prompt, texts, tmp_path / "probe.json")
+    write_answers(trainer.model, prompt, texts, tmp_path / "answers.json")
     model = load_adapter(load_base(toy_base, SIXTEEN_BITS), tmp_path / "adapter")
-    assert model.dtype == torch.bfloat16 and check_answers(model, prompt, texts, tmp_path / "probe.json") < 1e-6
+    assert model.dtype == torch.bfloat16 and check_answers(model, prompt, texts, tmp_path / "answers.json") < 1e-6
 
 
 def test_batch_that_processes_cannot_share_evenly_is_refused(monkeypatch):
@@ -323,14 +323,17 @@ def test_base_that_is_not_finite_in_float32_is_refused(toy_base, training, tmp_p
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a card has other formats")
-@pytest.mark.parametrize("instructions", [{}, {"avx512_bf16": True}, {"amx_bf16": True}])
-def test_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(monkeypatch, instructions):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    assert choose_precision().choice == ("bf16" if instructions else "fp32")
-    assert choose_precision("fp32").compute == torch.float32
-    for lacking in ("fp16",) if instructions else ("fp16", "bf16"):
-        with pytest.raises(UserError, match=f"precision: expected auto.* or fp32 on this CPU, found {lacking}"):
-            choose_precision(lacking)
+@pytest.mark.parametrize("gain", [0.5, 1.1, 1.8, 5.7])
+def test_cpu_computes_in_bfloat16_where_that_is_measured_to_be_faster(monkeypatch, gain):
+    monkeypatch.setattr("onelap.machine.precision.bfloat16_gain", lambda: gain)
+    assert choose_precision().choice == ("bf16" if gain > 1.3 else "fp32")
+    assert choose_precision("fp32").compute == torch.float32 and choose_precision("bf16").compute == torch.bfloat16
+    with pytest.raises(UserError, match=r"precision: expected auto, bf16 or fp32 on a CPU, found fp16"):
+        choose_precision("fp16")
+
+
+def test_gain_of_bfloat16_is_measured():
+    assert 0.01 < bfloat16_gain() < 100
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,9 @@ def plan(options: argparse.Namespace) -> None:
         print(f"    {part:30} {size:6.2f} GB")
     print(f"    {'available':30} {expected.memory_gb:6.2f} GB {expected.machine}")
     budget = f"{parameters['time_budget_hours']:g}, at {expected.rate / 1e12:.2g} TFLOP/s"
-    print(f"    {'training':30} {hours:6.2f} hours of {budget}")
+    print(f"    {'training':30} {hours:6.2f} hours of {budget}: from the shape and a matrix product")
+    if expected.warning:
+        print(expected.warning)
     if expected.here and is_downloaded(parameters["base_model"]):
         hours, peak = rehearse(parameters, precision)
         print(f"    {'some real steps say':30} {hours:6.2f} hours, {peak:.2f} GB at the peak")

@@ -1,6 +1,7 @@
 """The base model: finding it, loading it in 4 bits, putting an adapter on it."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,7 @@ from onelap.machine import hub
 WEIGHTS = "*.safetensors"
 REQUIRED = ["config.json", "tokenizer*", WEIGHTS]
 SAMPLES, SAMPLE_BYTES = 256, 4096  # of each file of weights
+MAX_UNREAD = 0.1  # of the notes, without a warning
 AMPLE = 4  # times the size of the weights is free: then they stay unpacked
 
 
@@ -48,6 +50,22 @@ def load_tokenizer(base: Path):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def warn_of_unknown_script(tokenizer, texts: Iterable[str]) -> str:
+    """Say how many texts the base can hardly read, because most of their tokens are parts of a character, or nothing.
+
+    A character that training has not shown the tokenizer often enough falls apart into its bytes.
+    """
+    parts = {token for token in range(len(tokenizer)) if "\ufffd" in tokenizer.decode([token])}
+    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    unread = sum(2 * sum(token in parts for token in row) > len(row) for row in rows)
+    if unread < MAX_UNREAD * len(rows):
+        return ""
+    return (
+        f"The base can hardly read {unread} of {len(rows)} notes: most of their tokens are single bytes of characters. "
+        "Take a base that knows their language; params/laptop_multilingual.yaml names one."
+    )
 
 
 def load_base(base: Path, precision, to_be_sharded: bool = False, unpacked: bool | None = None):

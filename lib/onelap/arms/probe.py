@@ -5,11 +5,13 @@ What tells the kinds apart is clearest between the middle and the last layer; wh
 there are more hidden states than notes (arXiv 2408.03414).
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -45,6 +47,7 @@ def fit_probe(means: np.ndarray, notes: pd.DataFrame, kinds: list[str]) -> tuple
     Layers and penalties are those with the lowest log loss out of fold. Returns the probe, and the answers out of fold
     that they gave: probabilities (notes, kinds).
     """
+    warnings.simplefilter("ignore", ConvergenceWarning)  # after ITERATIONS the answers no longer change
     tried = {}  # layer: the lowest log loss, the strength that gave it, and the answers
     for layer in {round(layer) for layer in np.linspace(0, means.shape[1] - 1, TRIED)}:
         answers = {one: out_of_fold(_model(one), means[:, layer], notes, kinds) for one in STRENGTHS}

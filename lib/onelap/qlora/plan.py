@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from onelap import PROJECT
-from onelap.arms.base import is_downloaded, load_tokenizer, locate_base
+from onelap.arms.base import is_downloaded, load_tokenizer, locate_base, warn_of_unknown_script
 from onelap.arms.prompts import Prompt, build_prompt
 from onelap.arms.scoring import padded
 from onelap.machine import hub
@@ -34,8 +34,11 @@ NF4_BYTES = 0.516  # a weight, with double quantization (Dettmers et al. 2023, a
 CONTEXT_GB = {"cuda": 0.65, "cpu": 1.37 if torch.version.cuda else 1.0}
 ADAPTER_BYTES = {"cuda": 10, "cpu": 16}  # a LoRA weight: itself, gradient and Adam's two moments, 8-bit on a card
 OVERHEAD = 1.15  # optimizer, data, log, checkpoints and first passes (embedded lap: 1.09 to 1.15, n = 3)
-MEASURED_STEPS = 3  # on each of two batches
+MEASURED_STEPS, MEASURED_SECONDS = 3, 8.0  # at most, on each of two batches, and on both
 EFFICIENCY = 0.35  # share of the measured matrix-product rate that a training step reaches; an aim, not yet measured
+# On a CPU twice the activations stay in the process: glibc cannot use an aligned block that was freed for the next one
+# of its size (docs/LOG.md).
+FRAGMENTATION = {"cuda": 1.0, "cpu": 1.9}
 CPU_LIMIT = 1e9  # linear weights; nobody trains more on a CPU
 # Peak operations a second in float16 with float32 accumulation (NVIDIA's whitepapers), GB.
 CARDS = {"RTX 2070": (29.9e12, 8.0), "RTX 4070 Ti": (80.2e12, 12.0)}
@@ -96,14 +99,16 @@ def memory(
     mask = 1 if device == "cuda" else width
     norms = {2: 20.6, 4: 32}[width]  # in 16 bits they keep float32 copies besides
     block = norms * shape.hidden + width * (4 * shape.intermediate + 2.5 * shape.key_value + 116)
+    if shape.attention != shape.hidden:  # as in Qwen3, which also normalizes queries and keys, in float32
+        block += 2 * width * (shape.attention - shape.hidden) + 4 * (shape.attention + shape.key_value)
     if dropout:
         block += 4 * width * shape.hidden + mask * (6 * shape.hidden + shape.intermediate)
     kept = width * shape.hidden * shape.layers + block if checkpointing else block * shape.layers
     parts = {
-        "weights, NF4": NF4_BYTES * shape.linear,
+        "frozen weights": (NF4_BYTES if device == "cuda" else width) * shape.linear,  # unpacked on a CPU
         "embeddings and head": width * shape.vocabulary * shape.hidden * (1 if shape.tied else 2),
         "adapter, gradients, optimizer": ADAPTER_BYTES[device] * shape.adapter(rank),
-        "activations": kept * tokens,
+        "activations": FRAGMENTATION[device] * kept * tokens,
         "one matrix unpacked": 4 * shape.hidden * shape.intermediate,
         "context": CONTEXT_GB[device] * 1e9,
     }
@@ -174,7 +179,7 @@ def training_seconds(workload: Workload, epochs: float, evaluations: int, step: 
 def measure(trainer) -> tuple[Pace, Pace]:
     """Measure the pace of training steps without optimizer, and of forward passes, on a longest and a middling batch.
 
-    No weight changes, and the training's random numbers stay the same.
+    No weight changes, and the training's random numbers stay the same. Where steps are slow, fewer are made.
     """
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     rows = sorted(trainer.train_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
@@ -184,16 +189,19 @@ def measure(trainer) -> tuple[Pace, Pace]:
     with torch.random.fork_rng():
         for learning, step in ((True, trainer.training_step), (False, trainer.compute_loss)):
             model.train(learning)
-            points = []
+            points, began = [], time.perf_counter()
             for notes in samples * (1 + MEASURED_STEPS):
-                batch = trainer._prepare_inputs(trainer.data_collator(notes))
                 start = time.perf_counter()
+                if len(points) >= len(samples) and start - began > MEASURED_SECONDS:
+                    break
+                batch = trainer._prepare_inputs(trainer.data_collator(notes))
                 with torch.set_grad_enabled(learning), trainer.accelerator.autocast():
                     loss = step(model, batch, num_items_in_batch=len(notes))
                 model.zero_grad()
                 loss.item()  # waits for the card
                 points.append((len(notes) * trainer.widths(batch["prompts"])[0], time.perf_counter() - start))
-            paces.append(_fit_pace(points[len(samples) :]))  # the first ones warm up
+            warm = points[len(samples) :] if len(points) >= 2 * len(samples) else points  # the first ones warm up
+            paces.append(_fit_pace(warm))
     return paces[0], paces[1]
 
 
@@ -220,6 +228,7 @@ class Forecast:
     memory_gb: float  # memory that is available
     machine: str  # the machine that is meant, in words
     here: bool = True  # whether that is this machine
+    warning: str = ""  # that the base can hardly read the notes
 
     def cost(self, parameters: dict) -> tuple[dict[str, float], float]:
         """Predict memory by part in GB, and hours."""
@@ -283,16 +292,18 @@ def forecast(parameters: dict, precision: Precision) -> Forecast:
     lengths = [len(prompt.note_tokens(text)) for text in notes["text"]][:kept]
     around = parameters["max_length"] - prompt.note_budget
     work = shape, lengths, around, round(len(notes) * parameters["validation_share"])
+    known = is_downloaded(name)  # else the tokens are those of another base
+    warning = warn_of_unknown_script(prompt.tokenizer, notes["text"]) if known else ""
     width = precision.compute.itemsize
     if precision.device != "cpu":
         # CUDA's context is among the parts, and once torch has asked for the free memory it is no longer free.
         free = torch.cuda.mem_get_info()[0] / 1e9 + CONTEXT_GB["cuda"] - SPARE_GB
-        return Forecast(*work, "cuda", width, matmul_rate(precision), free, "free on this card")
+        return Forecast(*work, "cuda", width, matmul_rate(precision), free, "free on this card", warning=warning)
     if shape.linear < CPU_LIMIT:
         free = psutil.virtual_memory().available / 1e9
-        return Forecast(*work, "cpu", width, matmul_rate(precision), free, "free on this machine")
+        return Forecast(*work, "cpu", width, matmul_rate(precision), free, "free on this machine", warning=warning)
     assumed = [
-        Forecast(*work, "cuda", 2, rate, size - SPARE_GB, f"on an {card}; there is no card here", here=False)
+        Forecast(*work, "cuda", 2, rate, size - SPARE_GB, f"on an {card}; there is no card here", False, warning)
         for card, (rate, size) in CARDS.items()
     ]
     return next((one for one in assumed if not one.excess(parameters)[0]), assumed[-1])

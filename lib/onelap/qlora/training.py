@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -40,13 +41,19 @@ def validation_rates(evaluation: EvalPrediction) -> dict[str, float]:
 
 
 def add_lora(model, recipe: Recipe):
-    """Put fresh LoRA matrices on seven layers of every block. Raises UserError for blocks with other, fused layers."""
+    """Put fresh LoRA matrices on seven layers of every block. Raises UserError where blocks have other layers."""
     sizes = {"r": recipe.lora_rank, "lora_alpha": recipe.lora_alpha, "lora_dropout": recipe.lora_dropout}
     torch.manual_seed(recipe.seed)
     model = get_peft_model(model, LoraConfig(**sizes, target_modules=TARGETS, task_type="CAUSAL_LM"))
-    adapted = {name.rpartition(".")[2] for name in model.targeted_module_names}
-    if missing := ", ".join(target for target in TARGETS if target not in adapted):
-        raise UserError(f"base_model: expected blocks with {', '.join(TARGETS)}, as Qwen2 and Llama have; no {missing}")
+    adapted, blocks = (
+        Counter(name.rpartition(".")[2] for name in model.targeted_module_names),
+        len(model.get_decoder().layers),
+    )
+    if missing := ", ".join(f"{target} in {adapted[target]}" for target in TARGETS if adapted[target] != blocks):
+        raise UserError(
+            f"base_model: expected {', '.join(TARGETS)} in each of its {blocks} blocks, as Llama, Qwen2 and Qwen3 have "
+            f"them; found {missing}. LoRA would miss the rest: take another base"
+        )
     return model
 
 
