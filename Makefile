@@ -39,8 +39,8 @@ constraints:  ## after a pin was raised, pin what comes with it; then `make test
 base: .venv/.installed  ## train the embedded base from scratch (about an hour on two cores)
 	.venv/bin/python tools/make_base.py
 
-example: .venv/.installed  ## one lap, and from it the report and the picture that the README shows
-	.venv/bin/python tools/make_example.py
+example: .venv/.installed $(REAL)  ## one lap, and from it the report and the picture that the README shows
+	.venv/bin/python tools/make_example.py $(REAL)
 
 clean:  ## remove the environment; runs under outputs/ stay
 	rm -rf .venv

@@ -1,4 +1,4 @@
-"""Make the example that the README shows, from a lap with the embedded base.
+"""Make the example that the README shows, from a lap with the base of `make real`.
 
 `make example` writes docs/example/report.html and docs/result.png.
 """
@@ -10,11 +10,12 @@ from pathlib import Path
 from onelap import PROJECT, cli
 
 
-def main() -> int:
+def main(base: str) -> int:
     """Run a lap; write its report and its first figure. Returns the exit status of the first command that failed."""
     with tempfile.TemporaryDirectory(prefix="example_", dir=PROJECT / "outputs") as folder:
         run = Path(folder) / "example"
-        lap = ["run", str(PROJECT / "params" / "embedded.yaml"), "--run", str(run), "-p", f"split_dir={folder}/splits"]
+        lap = ["run", str(PROJECT / "params" / "laptop.yaml"), "--run", str(run), "-p", f"split_dir={folder}/splits"]
+        lap += ["-p", f"base_model={base}"]
         report = ["report", str(run), "--out", str(PROJECT / "docs" / "example" / "report.html")]
         status = cli.main(lap) or cli.main(report)
         if status == 0:
@@ -37,4 +38,4 @@ def draw_accuracies(run: Path, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -227,13 +227,20 @@ def export(options: argparse.Namespace) -> None:
     """Write a run's model as a folder that other programs load."""
     from onelap.daily.export import export
     from onelap.lap.history import find_run
-    from onelap.verdict.sentences import points_with_interval
+    from onelap.verdict.compare import TUNED
+    from onelap.verdict.sentences import name_of, percent, points_with_interval
 
     lap, folder = find_run(options.run), require_utf8(options.folder.absolute())
     check = export(lap, folder)
     answers, points = f"{check['changed']} of {check['n']} answers", points_with_interval(check["difference"])
     print(folder)
     print(f"{answers} differ from the adapter's ({points}); the verdict is the same")
+    if lap.winner != TUNED:
+        better, own = (percent(lap.read_arm(arm)[1]["accuracy"]["value"]) for arm in (lap.winner, TUNED))
+        print(
+            f"The folder has what {name_of(TUNED)} has learnt ({own} of the test notes right). This run sorts with: "
+            f"{name_of(lap.winner)} ({better}); a model folder cannot hold that, `onelap sort` can"
+        )
 
 
 def _parameters(options, source: Path | dict | None, check=lambda parameters: [], **inspect) -> dict:

@@ -7,8 +7,7 @@ from pathlib import Path
 import psutil
 
 from onelap import UserError, find_path
-from onelap.arms import gguf
-from onelap.machine import hub
+from onelap.machine import gguf, hub
 
 WEIGHTS = "*.safetensors"
 REQUIRED = ["config.json", "tokenizer*", WEIGHTS]

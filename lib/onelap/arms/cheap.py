@@ -106,13 +106,18 @@ class TextScorer:
 def out_of_fold(model: Pipeline, inputs: pd.Series | np.ndarray, notes: pd.DataFrame, kinds: list[str]) -> np.ndarray:
     """Compute probabilities, (notes, kinds), by models that have not seen the note, nor any note of its `cluster`.
 
-    Three folds, two where a kind has only two notes; without a column `cluster` the folds are random.
+    Three folds, two where a kind has only two notes. The folds are random without a column `cluster`, with fewer clusters
+    than folds, and where a fold would learn from a single kind.
     """
     folds = max(2, min(3, notes["kind"].value_counts().min()))
-    clusters = notes.get("cluster")
-    splitter = (StratifiedKFold if clusters is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=0)
-    how = {"groups": clusters, "cv": splitter, "method": "predict_proba"}
-    return _in_order(cross_val_predict(model, inputs, notes["kind"], **how), np.unique(notes["kind"]), kinds)
+    clusters, kinds_of = notes.get("cluster"), notes["kind"].to_numpy()
+    at_random = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(inputs, kinds_of))
+    splits = at_random
+    if clusters is not None and clusters.nunique() >= folds:
+        splits = list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(inputs, kinds_of, clusters))
+    splits = splits if all(len(set(kinds_of[seen])) > 1 for seen, _ in splits) else at_random
+    probabilities = cross_val_predict(model, inputs, kinds_of, cv=splits, method="predict_proba")
+    return _in_order(probabilities, np.unique(kinds_of), kinds)
 
 
 def _in_order(probabilities: np.ndarray, known: Sequence[str], kinds: list[str]) -> np.ndarray:

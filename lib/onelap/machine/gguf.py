@@ -1,21 +1,24 @@
 """A base in a GGUF file, as Ollama and LM Studio keep it: unpacked once into a Hugging Face folder."""
 
+import hashlib
 import sys
 import tempfile
 from pathlib import Path
 
 from onelap import PROJECT, UserError
-from onelap.machine.store import hash_files, write_json
+from onelap.machine.store import write_json
 
 ORIGIN = "gguf.json"  # in the unpacked folder: the file's name, SHA-256 and number format
 
 
 def unpack(file: Path) -> Path:
-    """Return the folder `outputs/bases/NAME_SIZE` with the model of a GGUF file, which is made where it is missing.
+    """Return the folder `outputs/bases/NAME_HASH` with the model of a GGUF file, which is made where it is missing.
 
     Raises UserError for a file that cannot be read, and for a model that transformers does not know.
     """
-    folder = PROJECT / "outputs" / "bases" / f"{file.stem}_{file.stat().st_size}"
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    folder = PROJECT / "outputs" / "bases" / f"{file.stem}_{digest[:12]}"
     if (folder / ORIGIN).exists():
         return folder
     import torch
@@ -45,6 +48,6 @@ def unpack(file: Path) -> Path:
         whole = Path(workplace) / "model"
         tokenizer.save_pretrained(whole)
         model.save_pretrained(whole)
-        write_json(whole / ORIGIN, {"file": file.name, "sha256": hash_files(file), "format": number_format})
+        write_json(whole / ORIGIN, {"file": file.name, "sha256": digest, "format": number_format})
         whole.replace(folder)
     return folder
