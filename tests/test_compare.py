@@ -7,17 +7,17 @@ from scipy import stats
 
 from onelap import UserError
 from onelap.verdict.compare import best_on_validation, compare, compare_by_kind, detectable_gain
-from onelap.verdict.metrics import assess
+from onelap.verdict.metrics import is_right, measure, predictions_table, rate
 from tests.predictions import KINDS, clusters_of, predict
 
 
 def test_best_on_validation_does_not_look_at_the_test_notes():
     notes = pd.DataFrame({"id": ["x", "y"], "kind": ["a", "a"], "cluster": ["s", "t"]})
     right, wrong = [[1.0, 0, 0]] * 2, [[0, 1.0, 0]] * 2
-    metrics = {
-        arm: assess(notes, notes, np.array(probabilities), 0.1, {}, KINDS)[1]
-        for arm, probabilities in (("lucky", wrong + right), ("chosen", right + wrong))
-    }
+    metrics = {}
+    for arm, answers in {"lucky": (wrong, right), "chosen": (right, wrong)}.items():
+        validation, test = (predictions_table(notes, np.array(part), KINDS, 0.1) for part in answers)
+        metrics[arm] = measure(test, notes["cluster"], KINDS) | {"validation_accuracy": rate(is_right(validation))}
     assert metrics["lucky"]["accuracy"]["value"] == 1.0
     assert best_on_validation(metrics, ["absent", "lucky", "chosen"]) == "chosen"
 

@@ -40,7 +40,7 @@ def completed(line):
     ("line", "expected"),
     [
         ("onelap s", {"sort"}),
-        ("onelap sort --", {"--run", "--format", "--min-confidence", "--help"}),
+        ("onelap sort --", {"--run", "--arm", "--format", "--min-confidence", "--help"}),
         ("onelap sort x --format ", {"jsonl", "csv", "table"}),
         ("onelap run params/one_lap.yaml -p epo", {"epochs="}),
     ],

@@ -18,8 +18,8 @@ from onelap.lap.parameters import NOTEBOOKS
 from onelap.verdict.compare import UNTUNED
 
 STEMS = [path.stem for path in NOTEBOOKS]
-ARM_FILES = {"metrics.json", "predictions.jsonl", "validation.jsonl"}
-ARMS = ["majority", "markup", "tfidf", *UNTUNED, "qlora"]
+ARM_FILES = {"metrics.json", "predictions.jsonl", "validation.jsonl", "sorter.json"}
+ARMS = ["majority", "markup", "tfidf", *UNTUNED, "probe", "blend", "qlora"]
 
 
 def test_lap_leaves_exactly_these_files_and_prints_its_verdict(lap, onelap, tmp_path):

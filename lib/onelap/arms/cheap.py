@@ -106,7 +106,7 @@ class TextScorer:
 def out_of_fold(model: Pipeline, inputs: pd.Series | np.ndarray, notes: pd.DataFrame, kinds: list[str]) -> np.ndarray:
     """Compute probabilities, (notes, kinds), by models that have not seen the note, nor any note of its `cluster`.
 
-    Three folds, two where a kind has only two notes. The folds are random without a column `cluster`, with fewer clusters
+    Three folds, two where a kind has only two notes. They are random without a column `cluster`, with fewer clusters
     than folds, and where a fold would learn from a single kind.
     """
     folds = max(2, min(3, notes["kind"].value_counts().min()))

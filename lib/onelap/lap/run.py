@@ -216,7 +216,7 @@ class Run:
 
     def read_manifest(self) -> dict:
         """Read the description of the dataset: kinds, counts, skipped files."""
-        return store.read_json(self.require(self.manifest_path, "01_data_prep"))
+        return {"split_by_source": True} | store.read_json(self.require(self.manifest_path, "01_data_prep"))
 
     def may_show_text(self, show_text: bool) -> bool:
         """Tell whether notebooks may show the text of notes: where the parameter says so, and of the sample notes."""

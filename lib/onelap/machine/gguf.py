@@ -34,7 +34,12 @@ def unpack(file: Path) -> Path:
             f"unpacking {file.name} into {folder}: its {number_format} weights are rounded, and stay so",
             file=sys.stderr,
         )
-        source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
+        source = {
+            "pretrained_model_name_or_path": file.parent,
+            "gguf_file": file.name,
+            "local_files_only": True,
+            "trust_remote_code": False,
+        }
         tokenizer = AutoTokenizer.from_pretrained(**source)
         rest = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
         model = AutoModelForCausalLM.from_pretrained(**source, **rest)
