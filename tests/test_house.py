@@ -87,4 +87,4 @@ def lines_of(modules: Iterable[str]) -> int:
 def test_library_stays_small_enough_to_read_in_an_evening():
     core = {module for module in MODULES if station_of(module) in {"notes", "arms", "qlora", "verdict"}}
     assert lines_of(core - {"qlora/plan", "verdict/figures"}) <= 3200
-    assert lines_of(MODULES) <= 7407
+    assert lines_of(MODULES) <= 7412
