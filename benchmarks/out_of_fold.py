@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from onelap import UserError
 from onelap.arms.base import load_base, load_tokenizer, locate_base
 from onelap.arms.blend import BLENDED, blend, fit_weights
-from onelap.arms.calibration import Calibration, fit
+from onelap.arms.calibration import adjust_for_skew, fit
 from onelap.arms.cheap import learn, out_of_fold, tfidf_model
 from onelap.arms.endpoint import generate, parse_answer
 from onelap.arms.probe import fit_probe
@@ -95,7 +95,8 @@ def cheap(
     print(f"layers {sorted(probe.layers)}; weights {dict(zip(BLENDED, np.round(weights, 2).tolist(), strict=True))}")
     for part in (seen, answers):
         part["blend"] = blend([part[arm] for arm in BLENDED], weights)
-    calibrations = {arm: fit(Calibration.none(kinds), seen[arm], notes["kind"], target) for arm in seen}
+    uncorrected = adjust_for_skew(notes["kind"], kinds, 0.0)
+    calibrations = {arm: fit(uncorrected, seen[arm], notes["kind"], target) for arm in seen}
     return {arm: (one.apply(answers[arm]), one.threshold or np.inf) for arm, one in calibrations.items()}
 
 

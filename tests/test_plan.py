@@ -129,7 +129,8 @@ def test_block_keeps_as_many_bytes_as_predicted(tmp_path, monkeypatch, width, dr
         for layers in (2, 6)
     )
     low, high = (memory(one, 4, dropout, 1, checkpointing, "cpu", width)["activations"] for one in (shape, deep))
-    assert many - few == pytest.approx(1e9 * (high - low) / FRAGMENTATION["cpu"], rel=0.11)
+    predicted = round(1e9 * (high - low) / FRAGMENTATION["cpu"])  # whole bytes, as they are counted
+    assert many - few == pytest.approx(predicted, rel=0.1)
 
 
 def test_workload_pads_each_batch_to_its_longest_note():

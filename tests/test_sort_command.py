@@ -71,7 +71,11 @@ def test_sort_prints_a_table_or_csv_with_every_note(lap, onelap, inbox):
     (error,) = [line for line in table if line.startswith("(error)")]
     assert error.endswith("broken.md: binary: holds NUL")
     rows = list(csv.DictReader(io.StringIO(onelap("sort", inbox, "--run", lap[0], "--format", "csv").stdout)))
-    assert len(rows) == 42 and rows[0]["kind"] in TOY_WORDS and 0 <= float(rows[0]["value"]) <= 1
+    assert (
+        len(rows) == 42
+        and rows[0]["kind"] in TOY_WORDS
+        and sum(float(rows[0][kind]) for kind in TOY_WORDS) == pytest.approx(1, abs=3e-4)
+    )
     assert list(rows[0]) == ["path", "id", "kind", "confidence", "sure", "error", *sorted(TOY_WORDS)]
 
 

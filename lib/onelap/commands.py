@@ -236,11 +236,8 @@ def export(options: argparse.Namespace) -> None:
     print(folder)
     print(f"{answers} differ from the adapter's ({points}); the verdict is the same")
     if lap.winner != TUNED:
-        better, own = (percent(lap.read_arm(arm)[1]["accuracy"]["value"]) for arm in (lap.winner, TUNED))
-        print(
-            f"The folder has what {name_of(TUNED)} has learnt ({own} of the test notes right). This run sorts with: "
-            f"{name_of(lap.winner)} ({better}); a model folder cannot hold that, `onelap sort` can"
-        )
+        own, better = (f"{name_of(a)}: {percent(lap.read_arm(a)[1]['accuracy']['value'])}" for a in (TUNED, lap.winner))
+        print(f"a folder holds what QLoRA has learnt ({own} right), not what this run sorts with ({better})")
 
 
 def _parameters(options, source: Path | dict | None, check=lambda parameters: [], **inspect) -> dict:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -56,8 +57,8 @@ def warn_of_unknown_script(tokenizer, texts: Iterable[str]) -> str:
 
     A character that training has not shown the tokenizer often enough falls apart into its bytes.
     """
-    parts = {token for token in range(len(tokenizer)) if "\ufffd" in tokenizer.decode([token])}
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    parts = {token for token in set(chain(*rows)) if "\ufffd" in tokenizer.decode([token])}
     unread = sum(2 * sum(token in parts for token in row) > len(row) for row in rows)
     if unread < MAX_UNREAD * len(rows):
         return ""

@@ -28,11 +28,6 @@ class Calibration:
         scores = _log(probabilities) + list(self.offsets.values())
         return softmax(scores / self.temperature, axis=1)
 
-    @classmethod
-    def none(cls, kinds: list[str]) -> "Calibration":
-        """Make a calibration that corrects nothing."""
-        return cls(dict.fromkeys(kinds, 0.0))
-
 
 def adjust_for_skew(trained_on: pd.Series, kinds: list[str], strength: float) -> Calibration:
     """Favour rare kinds by logit adjustment (Menon et al. 2021, https://arxiv.org/abs/2007.07314).

@@ -47,15 +47,11 @@ def fit_probe(means: np.ndarray, notes: pd.DataFrame, kinds: list[str]) -> tuple
     Layers and penalties are those with the lowest log loss out of fold. Returns the probe, and the answers out of fold
     that they gave: probabilities (notes, kinds).
     """
-    warnings.simplefilter("ignore", ConvergenceWarning)  # after ITERATIONS the answers no longer change
-    tried = {}  # layer: the lowest log loss, the strength that gave it, and the answers
-    for layer in {round(layer) for layer in np.linspace(0, means.shape[1] - 1, TRIED)}:
-        answers = {one: out_of_fold(_model(one), means[:, layer], notes, kinds) for one in STRENGTHS}
-        losses = {one: log_loss(answers[one], notes["kind"], kinds) for one in STRENGTHS}
-        best = min(losses, key=losses.get)
-        tried[layer] = losses[best], best, answers[best]
-    layers = sorted(tried, key=lambda layer: tried[layer][0])[:LAYERS]
-    models = [_model(tried[layer][1]).fit(means[:, layer], notes["kind"]) for layer in layers]
+    places = {round(layer) for layer in np.linspace(0, means.shape[1] - 1, TRIED)}
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # the answers no longer change
+        tried = {layer: _try(means[:, layer], notes, kinds) for layer in sorted(places)}
+        layers = sorted(tried, key=lambda layer: tried[layer][0])[:LAYERS]
+        models = [_model(tried[layer][1]).fit(means[:, layer], notes["kind"]) for layer in layers]
     folded = np.stack([_fold_in(model, kinds) for model in models]) / len(layers)
     probe = Probe(layers, folded[..., :-1].tolist(), folded[..., -1].sum(axis=0).tolist())
     return probe, blend([tried[layer][2] for layer in layers], [1 / len(layers)] * len(layers))
@@ -78,6 +74,14 @@ class ProbeScorer:
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """(notes, kinds). Raises FloatingPointError where the model overflows."""
         return self.probe.probabilities(self.scorer.hidden_means(texts))
+
+
+def _try(features: np.ndarray, notes: pd.DataFrame, kinds: list[str]) -> tuple[float, float, np.ndarray]:
+    """The lowest log loss out of fold that one layer reaches, the strength that gives it, and the answers."""
+    answers = {strength: out_of_fold(_model(strength), features, notes, kinds) for strength in STRENGTHS}
+    losses = {strength: log_loss(answers[strength], notes["kind"], kinds) for strength in STRENGTHS}
+    best = min(losses, key=losses.get)
+    return losses[best], best, answers[best]
 
 
 def _model(strength: float) -> Pipeline:

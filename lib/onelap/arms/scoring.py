@@ -81,9 +81,7 @@ class Scorer:
         inputs = {"input_ids": _pad(rests).to(self.model.device), "past_key_values": self._cache(len(rests))}
         with autocast(self.model):
             layers = self.model.get_decoder()(**inputs, output_hidden_states=True).hidden_states
-        means = [
-            torch.stack([layer[row, :size].float().mean(dim=0) for layer in layers]) for row, size in enumerate(notes)
-        ]
+        means = [torch.stack([layer[row, :n].float().mean(dim=0) for layer in layers]) for row, n in enumerate(notes)]
         return self._finite(torch.stack(means)).cpu().numpy()
 
     def _finite(self, numbers: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from onelap.arms.base import load_adapter, load_base
 from onelap.arms.calibration import Calibration
 from onelap.arms.prompts import Prompt
 from onelap.arms.scoring import score
-from onelap.daily.sort import WEIGHTS, PromptedBase
+from onelap.daily.sort import PromptedBase
 from onelap.lap.run import Run
 from onelap.machine.hub import split_name
 from onelap.machine.memory import cap_memory
@@ -40,8 +40,7 @@ def export(run: Run, folder: Path) -> dict:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: expected a new or an empty folder, found something in it; name another one")
     prompted, calibration = PromptedBase.of(run), Calibration(**run.read_sorter(TUNED)["calibration"])
-    prompt, precision = prompted.prompt, prompted.precision
-    run.require_own(run.adapter_path / WEIGHTS, run.record["hashes"].get("adapter"))
+    prompt, precision, adapter = prompted.prompt, prompted.precision, run.own_adapter()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         workplace = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
@@ -50,7 +49,7 @@ def export(run: Run, folder: Path) -> dict:
     print("merging, then scoring the test notes again", file=sys.stderr, flush=True)
     with workplace as path:
         merged = Path(path) / "model"
-        merge(prompted.base, run.adapter_path, merged)
+        merge(prompted.base, adapter, merged)
         prompt.tokenizer.save_pretrained(merged)
         write_json(merged / "classifier.json", describe_classifier(prompt, calibration))
         test = run.read_part("test")

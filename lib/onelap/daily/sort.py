@@ -22,7 +22,6 @@ from onelap.notes.fields import Fields
 from onelap.notes.read import clean
 from onelap.verdict.compare import TUNED
 
-WEIGHTS = "adapter_model.safetensors"
 DIGITS = 4  # of a probability; further digits depend on the notes that were scored in the same batch
 
 
@@ -73,12 +72,10 @@ def load_scorer(run: Run, arm: str):
         return BlendScorer([load_scorer(run, member) for member in sorter["weights"]], list(sorter["weights"].values()))
     if arm == "tfidf":
         return TextScorer(tfidf_model(), run.read_part("train"), run.read_manifest()["kinds"])
-    if arm == TUNED:
-        run.require_own(run.adapter_path / WEIGHTS, run.record["hashes"].get("adapter"))
     prompted, batch = PromptedBase.of(run), run.scoring["score_batch"]
     model = load_base(prompted.base, prompted.precision)
     if arm == TUNED:
-        return Scorer(load_adapter(model, run.adapter_path), prompted.prompt, batch)
+        return Scorer(load_adapter(model, run.own_adapter()), prompted.prompt, batch)
     probe = Probe(**sorter["probe"])
     keep_layers(model, max(probe.layers))
     return ProbeScorer(Scorer(model, prompted.prompt, batch), probe)

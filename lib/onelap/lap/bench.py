@@ -24,7 +24,7 @@ class Contender:
 class Bench:
     """The notes on which all arms of a run are measured."""
 
-    def __init__(self, run: Run, target: float = 1.0):
+    def __init__(self, run: Run, target: float):
         """`target` is the accuracy wanted of the answers that count as sure."""
         self.run, self.target, self.kinds = run, target, run.read_manifest()["kinds"]
         self.train, self.validation, self.test = (run.read_part(part) for part in PARTS)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # these take time that a command without a model need not wai
 
 RECORDED_PACKAGES = ["torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill",
                      "scikit-learn", "pandas", "numpy", "scipy", "tokenizers", "safetensors"]  # fmt: skip
+WEIGHTS = "adapter_model.safetensors"  # of the adapter
 SORTER = "sorter.json"  # of an arm: its calibration, and the numbers of its model if it has any
 LAP_BEGAN = "ONELAP_LAP_BEGAN"  # environment variable: `time.monotonic()` when the lap began, less its breaks
 
@@ -258,10 +259,15 @@ class Run:
     def read_sorter(self, arm: str) -> dict:
         """Read calibration and model of an arm, as it sorts notes. Raises UserError where they are others."""
         file = self.require(self.arms_path / arm / SORTER, "02_baseline and 04_evaluate")
-        self.require_own(file, self.record["hashes"].get("sorters", {}).get(arm))
+        self._require_own(file, self.record["hashes"].get("sorters", {}).get(arm))
         return store.read_json(file)
 
-    def require_own(self, file: Path, digest: str | None) -> None:
+    def own_adapter(self) -> Path:
+        """Return the adapter's folder. Raises UserError where its weights are missing or not the run's."""
+        self._require_own(self.adapter_path / WEIGHTS, self.record["hashes"].get("adapter"))
+        return self.adapter_path
+
+    def _require_own(self, file: Path, digest: str | None) -> None:
         """Check a file that sorts notes. Raises UserError where it is missing or does not have this SHA-256."""
         if store.hash_files(self.require(file, "03_train and 04_evaluate")) != digest:
             raise UserError(
@@ -297,13 +303,16 @@ class Run:
     @property
     def winner(self) -> str:
         """The arm that did best on the validation notes, and sorts new ones. Raises UserError before 05_compare."""
-        return store.read_json(self.require(self.comparison_path, "05_compare"))["winner"]
+        comparison = store.read_json(self.require(self.comparison_path, "05_compare"))
+        if "winner" not in comparison:
+            raise UserError(f"{self.path.name} is of an earlier version, which named no winner; make a new run")
+        return comparison["winner"]
 
     # Training
 
     def record_training(self, trainer: "KindTrainer", log: pd.DataFrame) -> None:
         """Record what a finished training took, how it ended, and hashes of its adapter and its prompt."""
-        adapter = store.hash_files(self.adapter_path / "adapter_model.safetensors")
+        adapter = store.hash_files(self.adapter_path / WEIGHTS)
         seconds, memory = float(log["elapsed_seconds"].max()), float(log["memory_gb"].max())
         ended_by = "time_budget_hours" if trainer.state.global_step < trainer.state.max_steps else "epochs"
         self.update(rungs=trainer.rungs, precision=trainer.precision.choice, training_ended_by=ended_by)

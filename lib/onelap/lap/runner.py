@@ -162,7 +162,7 @@ def resolve_inputs(parameters: dict) -> list[str]:
         attempt(parse_definitions, parameters["definitions"], fields.kinds)
     base = attempt(require_utf8, attempt(locate_base, parameters["base_model"]))
     attempt(notes_a_process, parameters["effective_batch"])
-    if base and base == find_path(parameters["base_model"]):  # a hub model keeps its name
+    if base and find_path(parameters["base_model"]).exists():  # a hub model keeps its name
         parameters["base_model"] = str(base)
     return problems
 

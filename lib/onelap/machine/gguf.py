@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from onelap import PROJECT, UserError
@@ -11,6 +12,7 @@ from onelap.machine.store import write_json
 ORIGIN = "gguf.json"  # in the unpacked folder: the file's name, SHA-256 and number format
 
 
+@cache  # a file may have gigabytes: it is hashed once a process
 def unpack(file: Path) -> Path:
     """Return the folder `outputs/bases/NAME_HASH` with the model of a GGUF file, which is made where it is missing.
 

@@ -45,10 +45,8 @@ def add_lora(model, recipe: Recipe):
     sizes = {"r": recipe.lora_rank, "lora_alpha": recipe.lora_alpha, "lora_dropout": recipe.lora_dropout}
     torch.manual_seed(recipe.seed)
     model = get_peft_model(model, LoraConfig(**sizes, target_modules=TARGETS, task_type="CAUSAL_LM"))
-    adapted, blocks = (
-        Counter(name.rpartition(".")[2] for name in model.targeted_module_names),
-        len(model.get_decoder().layers),
-    )
+    adapted = Counter(name.rpartition(".")[2] for name in model.targeted_module_names)
+    blocks = len(model.get_decoder().layers)
     if missing := ", ".join(f"{target} in {adapted[target]}" for target in TARGETS if adapted[target] != blocks):
         raise UserError(
             f"base_model: expected {', '.join(TARGETS)} in each of its {blocks} blocks, as Llama, Qwen2 and Qwen3 have "
